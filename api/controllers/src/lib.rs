@@ -1,0 +1,1 @@
+//! What kube-controller-manager does, and the driver that feeds the scheduler core.

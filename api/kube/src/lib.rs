@@ -1,0 +1,1 @@
+//! The Kubernetes gateway: discovery, resources, watch cache, patch, admission, authentication.

@@ -1,0 +1,1 @@
+//! Thousands of simulated VM agents over the public API.

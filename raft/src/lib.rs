@@ -1,0 +1,1 @@
+//! Orders commands and makes them durable: openraft, log store, snapshots, read barrier.

@@ -1,0 +1,1 @@
+//! The scheduler core: cluster snapshot and pods in, bindings out.

@@ -3,4 +3,8 @@
 //! Nothing here knows a storage engine, a consensus library or a server: a load client links this crate alone.
 
 pub mod kube;
+pub mod model;
+pub mod pb;
+pub mod prefix;
+pub mod remote;
 pub mod store;

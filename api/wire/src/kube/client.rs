@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -293,7 +293,7 @@ impl Client {
         &self,
         method: Method,
         path: String,
-        media_type: &str,
+        media_type: &'static str,
         body: Bytes,
     ) -> Result<T, ApiError> {
         let (status, body) = self.send(method, path, media_type, body).await?;
@@ -305,7 +305,7 @@ impl Client {
         &self,
         method: Method,
         path: String,
-        media_type: &str,
+        media_type: &'static str,
         body: Bytes,
     ) -> Result<(StatusCode, Body), ApiError> {
         let mut request = Request::builder()
@@ -323,9 +323,25 @@ impl Client {
     }
 }
 
-async fn collect(body: Body) -> Result<Bytes, ApiError> {
-    let body = http_body_util::Limited::new(body, MAX_RESPONSE);
-    Ok(body.collect().await.map_err(ApiError::Transport)?.to_bytes())
+async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(ApiError::Transport)?.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        if rest.len() + data.len() > MAX_RESPONSE {
+            return Err(ApiError::Transport("the response is larger than 1 GiB".into()));
+        }
+        rest.extend_from_slice(&data);
+    }
+    // The usual response is one frame and is not copied.
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 fn failure(status: StatusCode, body: &[u8]) -> ApiError {

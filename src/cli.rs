@@ -1,0 +1,151 @@
+//! The command line: every subcommand and flag, and nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Kubernetes-shaped control plane in one binary.
+#[derive(Parser)]
+#[command(name = "kelson", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// What to log, as a filter: a level, or `target=level` pairs separated by commas.
+    #[arg(long, global = true, env = "KELSON_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// A whole cluster in one process: store, API server, controllers, scheduler, simulated nodes.
+    Dev(Dev),
+    /// The etcd-compatible store alone.
+    Store(Store),
+    /// The Kubernetes API server on any etcd v3 endpoint.
+    Apiserver(Apiserver),
+    /// The controllers, against an API server.
+    Controllers(Client),
+    /// The scheduler, against an API server.
+    Scheduler(Client),
+    /// Simulated nodes, against an API server.
+    Nodesim(Nodesim),
+    /// Measurements, each against real processes.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Args)]
+pub struct Dev {
+    /// Number of simulated nodes.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub nodes: u32,
+    /// Where the store, the certificates and the kubeconfig are kept
+    /// [default: $XDG_DATA_HOME/kelson or ~/.local/share/kelson].
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub data_dir: Option<PathBuf>,
+    /// Address for etcd clients; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:2379", value_name = "ADDR")]
+    pub client_listen: SocketAddr,
+    /// Address for Kubernetes clients; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR")]
+    pub api_listen: SocketAddr,
+    /// Where to write the administrator's kubeconfig [default: kubeconfig in the data dir].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Keep everything in memory and leave nothing behind.
+    #[arg(long)]
+    pub ephemeral: bool,
+}
+
+#[derive(Args)]
+pub struct Store {
+    /// Human-readable name of this member.
+    #[arg(long, default_value = "default")]
+    pub name: String,
+    /// Where the log and the state are kept.
+    #[arg(long, default_value = "default.etcd", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// URL to serve clients on.
+    #[arg(long, default_value = "http://127.0.0.1:2379", value_name = "URL")]
+    pub listen_client_urls: String,
+    /// URL that clients are told to use [default: the one served on].
+    #[arg(long, value_name = "URL")]
+    pub advertise_client_urls: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Apiserver {
+    /// The store: one or more etcd v3 endpoints, separated by commas.
+    #[arg(long, required = true, value_name = "URL", value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// CA of the store's certificates.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for the store.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Address to serve on; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR")]
+    pub api_listen: SocketAddr,
+    /// Where certificates are kept, and generated where they are missing; the components' kubeconfigs too.
+    #[arg(long, default_value = "pki", value_name = "DIR")]
+    pub cert_dir: PathBuf,
+    /// Where to write the administrator's kubeconfig [default: admin.kubeconfig in the certificate dir].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Client {
+    /// How to reach the API server, and as whom.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Nodesim {
+    #[command(flatten)]
+    pub client: Client,
+    /// Number of simulated nodes.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub nodes: u32,
+    /// The API server's certificate dir, for the serving certificate of the simulated kubelets.
+    #[arg(long, default_value = "pki", value_name = "DIR")]
+    pub cert_dir: PathBuf,
+    /// Address the simulated kubelets serve on; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub kubelet_listen: SocketAddr,
+}
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// A cluster from start to a Deployment with every pod Running: times, CPU seconds, memory.
+    Cluster(BenchCluster),
+}
+
+#[derive(Args)]
+pub struct BenchCluster {
+    /// Number of simulated nodes.
+    #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub nodes: u32,
+    /// Replicas of the Deployment.
+    #[arg(long, default_value_t = 5_000, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub pods: u32,
+    /// Seconds over which the idle cluster is watched.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub idle: u32,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}

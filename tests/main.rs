@@ -1,0 +1,4 @@
+//! Tests of the whole, driven from outside: the binary, its sockets, its files, and the shape of the repository.
+
+mod edges;
+mod rules;

@@ -1,0 +1,95 @@
+//! Child processes that end with the test, and what they print.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::poll;
+
+/// A running program; killed when dropped. Its output is kept and can be waited for.
+pub struct Program {
+    child: Child,
+    name: String,
+    output: Arc<Mutex<String>>,
+}
+
+impl Program {
+    /// Starts `command` with its output collected.
+    pub fn start(name: &str, command: &mut Command) -> Program {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let output = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().expect("piped"), output.clone());
+        collect(child.stderr.take().expect("piped"), output.clone());
+        Program { child, name: name.into(), output }
+    }
+
+    /// Waits for a line that contains `text`.
+    pub fn wait_for(&mut self, text: &str, seconds: u64) {
+        poll::until(&format!("{} prints {text:?}", self.name), seconds, || {
+            let output = self.output();
+            if output.lines().any(|line| line.contains(text)) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("{} ended with {status} before it printed {text:?}:\n{output}", self.name);
+            }
+            Err(output)
+        });
+    }
+
+    /// Everything printed so far, standard output and standard error together.
+    pub fn output(&self) -> String {
+        self.output.lock().expect("output").clone()
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("pid");
+        // SAFETY: kill(2) has no memory effects; the child has not been waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Kills it at once, as a power cut would.
+    pub fn kill(mut self) {
+        self.signal(libc::SIGKILL);
+        self.child.wait().expect("wait");
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(&mut self, seconds: u64) -> ExitStatus {
+        poll::until(&format!("{} ends", self.name), seconds, || {
+            self.child.try_wait().expect("wait").ok_or_else(|| self.output.lock().expect("output").clone())
+        })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} printed:\n{}", self.name, self.output());
+        }
+    }
+}
+
+fn collect(stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            output.lock().expect("output").push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    });
+}

@@ -1,1 +1,0 @@
-//! Integration tests of the whole: one binary, driven from outside.

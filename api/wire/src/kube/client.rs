@@ -187,8 +187,8 @@ pub struct Client {
 impl Client {
     /// A client that calls itself `user_agent` (visible ASCII; anything else is replaced by `kelson`).
     pub fn new(transport: Arc<dyn Transport>, user_agent: &str) -> Client {
-        let user_agent =
-            http::HeaderValue::from_str(user_agent).unwrap_or_else(|_| http::HeaderValue::from_static("kelson"));
+        let user_agent = http::HeaderValue::from_str(user_agent)
+            .unwrap_or_else(|_| http::HeaderValue::from_static("kelson"));
         Client { transport, user_agent }
     }
 

@@ -6,5 +6,9 @@ pub mod kube;
 pub mod model;
 pub mod pb;
 pub mod prefix;
+#[cfg(any(test, feature = "testing"))]
+pub mod real_etcd;
 pub mod remote;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod store_suite;

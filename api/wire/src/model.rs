@@ -331,3 +331,13 @@ impl Cursor {
         if batch.is_empty() { None } else { Some(Ok(batch)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn passes_the_store_suite() {
+        crate::store_suite::run(&ModelStore::new()).await;
+    }
+}

@@ -303,3 +303,38 @@ fn store_error(status: &Status) -> StoreError {
         _ => StoreError::Unavailable(text.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::real_etcd::RealEtcd;
+
+    /// On an etcd endpoint that does not answer at first: the suite goes to the next one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn passes_the_store_suite_on_a_real_etcd() {
+        let Some(etcd) = RealEtcd::start(&["--watch-progress-notify-interval", "1s"]) else { return };
+        let options = RemoteOptions::new(["http://127.0.0.1:1", etcd.endpoint()]);
+        crate::store_suite::run(&RemoteStore::new(options).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn says_what_is_wrong_with_an_endpoint() {
+        let refusal = |url: &str| match RemoteStore::new(RemoteOptions::new([url])) {
+            Err(StoreError::Rejected(text)) => text,
+            _ => panic!("{url} was taken"),
+        };
+        assert!(refusal("127.0.0.1:2379").contains("must begin with http://"));
+        assert!(refusal("ftp://127.0.0.1").contains("must begin with http://"));
+        assert!(refusal("https://127.0.0.1:2379").contains("authority"));
+        assert!(refusal("http://a b").contains("a b"));
+        assert!(RemoteStore::new(RemoteOptions::new(Vec::<String>::new())).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_cluster_is_unavailable() {
+        let store = RemoteStore::new(RemoteOptions::new(["http://127.0.0.1:1", "http://127.0.0.1:2"])).unwrap();
+        assert!(matches!(store.get("k".into()).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.put("k".into(), "v".into(), 0, 0).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.watch("k".into(), 0).await, Err(StoreError::Unavailable(_))));
+    }
+}

@@ -32,11 +32,18 @@ pub enum Command {
     DeleteRange(DeleteRange),
     Txn(Txn),
     /// Drops history below `revision`.
-    Compact { revision: i64 },
+    Compact {
+        revision: i64,
+    },
     /// `id` is never 0 here: the proposer draws one. `ttl` in seconds.
-    LeaseGrant { id: i64, ttl: i64 },
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+    },
     /// Deletes the lease and, at one revision, every key that hangs on it.
-    LeaseRevoke { id: i64 },
+    LeaseRevoke {
+        id: i64,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,12 @@ pub enum Error {
     KeyNotFound,
     #[error("etcdserver: duplicate key given in txn request")]
     DuplicateKey,
+    /// Bytes that are not an encoded command: from a newer version, or damaged.
+    #[error("malformed command: {0}")]
+    Malformed(&'static str),
+    /// The caller gave an entry at or before the last applied one; nothing was changed.
+    #[error("entry {index} was already applied (applied index is {applied})")]
+    OutOfOrder { index: u64, applied: u64 },
     /// The backend failed or holds what it cannot hold: the process must stop applying.
     #[error("storage: {0}")]
     Storage(String),

@@ -3,9 +3,49 @@
 //! One writer calls [`Engine::apply`] with committed commands in log order; any number of [`Reader`]s read
 //! consistent snapshots without a lock. Nothing here knows a clock, a network, a thread pool or a random number:
 //! times and ids arrive inside commands.
+//!
+//! The index ([`tree`]) is in memory, values are in a [`Backend`] by revision, the newest of them also in a cache and
+//! in the ring that watchers read. The backend has no log of its own: the raft log is the log, and every batch
+//! carries the position of the entry that it came from.
 
+pub mod backend;
+mod cache;
+mod clock;
+mod codec;
 pub mod command;
+mod compaction;
+mod engine;
 mod error;
+mod event;
+mod hash;
+mod history;
+mod interest;
+mod lease;
+mod memory;
+mod range;
+mod reader;
+mod record;
+mod recovery;
+mod revision;
+mod ring;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+mod snapshot;
+mod tree;
+mod txn;
+mod watch;
 
-pub use command::{Command, Outcome};
+pub use backend::Backend;
+pub use clock::LeaseClock;
+pub use codec::MAX_TXN_DEPTH;
+pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeResponse};
+pub use engine::{Engine, EngineOptions};
 pub use error::Error;
+pub use event::{Event, EventKind};
+pub use lease::{LeaseInfo, MAX_LEASE_TTL};
+pub use memory::MemoryBackend;
+pub use reader::Reader;
+pub use revision::{Applied, Revision};
+#[cfg(feature = "rocksdb")]
+pub use rocks::RocksBackend;
+pub use watch::{WatchPoll, WatchSpec, Watcher};

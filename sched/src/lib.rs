@@ -1,1 +1,46 @@
 //! The scheduler core: cluster snapshot and pods in, bindings out.
+//!
+//! Decisions are kube-scheduler's: its filters in their order, its scores with their weights, its queue. What differs
+//! is the way there: nodes are columns, equal pods are one class, a class keeps its nodes in score order and reads what
+//! changed instead of looking at all nodes for each pod, and capacity is claimed by compare-and-swap so that several
+//! workers may place pods at once. No I/O, no clock, no encoding: the driver brings those.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use kelson_sched::{Cluster, Decision, NodeSpec, Pod, PodId, PodTemplate};
+//!
+//! let mut cluster = Cluster::default();
+//! cluster.upsert_node(&NodeSpec { name: "node-1".into(), pods: 110, ..NodeSpec::default() });
+//! let class = cluster.class(&Arc::new(PodTemplate::default()));
+//! let decisions = cluster.schedule(&[Pod { id: PodId(1), class }]);
+//! assert!(matches!(decisions[0], Decision::Bound(node) if &**cluster.node_name(node) == "node-1"));
+//! ```
+
+mod cluster;
+mod columns;
+mod intern;
+mod journal;
+mod ledger;
+mod lens;
+mod plan;
+mod pod;
+mod queue;
+mod reason;
+mod resources;
+mod score;
+mod selector;
+mod state;
+mod sync;
+mod taint;
+mod worker;
+
+pub use cluster::{Cluster, Decision, Usage, Verdict};
+pub use ledger::NodeId;
+pub use pod::{Class, HostPort, Pod, PodId, PodTemplate, Protocol};
+pub use queue::{Events, Queue, Waits};
+pub use reason::{Diagnosis, Filter, FilterSet, Reason};
+pub use resources::{ContainerRequests, DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Requests, Resources};
+pub use score::{AFFINITY_WEIGHT, MAX_SCORE, Scores, TAINT_WEIGHT};
+pub use selector::{NodeSelectorTerm, Operator, Requirement};
+pub use state::NodeSpec;
+pub use taint::{Effect, Taint, Toleration, TolerationOperator};

@@ -1,0 +1,93 @@
+//! Where the engine keeps what must survive: a few ordered keyspaces, written in atomic batches.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::Error;
+
+/// An ordered keyspace of a [`Backend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// A handful of named blobs: format, position, membership.
+    Meta,
+    /// Every kept write, by revision.
+    Revisions,
+    /// Every lease, by id.
+    Leases,
+}
+
+impl Space {
+    /// All of them.
+    pub const ALL: [Space; 3] = [Space::Meta, Space::Revisions, Space::Leases];
+
+    /// Name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Space::Meta => "meta",
+            Space::Revisions => "revisions",
+            Space::Leases => "leases",
+        }
+    }
+}
+
+/// A key of a keyspace; those that the engine writes often fit inline.
+pub type SpaceKey = SmallVec<[u8; 16]>;
+
+/// One change of a [`Batch`]: `None` deletes.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub space: Space,
+    pub key: SpaceKey,
+    pub value: Option<Bytes>,
+}
+
+/// Changes that take place together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    pub fn put(&mut self, space: Space, key: &[u8], value: Bytes) {
+        self.changes.push(Change { space, key: SmallVec::from_slice(key), value: Some(value) });
+    }
+
+    pub fn delete(&mut self, space: Space, key: &[u8]) {
+        self.changes.push(Change { space, key: SmallVec::from_slice(key), value: None });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// Receives one key and its value; `false` ends the scan.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, Error>;
+
+/// Ordered, atomic storage. Writes come from one thread, reads from any.
+///
+/// It has no log of its own: what was written since the last [`Backend::flush`] may be lost in a crash, but only as
+/// whole batches and only from the end: what remains is always the state after some earlier batch. The raft log
+/// replays the rest.
+pub trait Backend: Send + Sync + 'static {
+    /// Applies all of `batch`, or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the storage failed; the caller must stop writing.
+    fn write(&self, batch: Batch) -> Result<(), Error>;
+
+    /// The value under `key`.
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// The values under `keys`, in the same order. Ascending keys are the fastest.
+    fn multi_get(&self, space: Space, keys: &[SpaceKey]) -> Result<Vec<Option<Bytes>>, Error>;
+
+    /// Visits keys from `start` on in ascending order, up to `end` (exclusive; `None`: to the last).
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error>;
+
+    /// Returns when everything written before the call would survive a crash.
+    fn flush(&self) -> Result<(), Error>;
+
+    /// Bytes that the data takes, estimated, memory not yet written to disk included.
+    fn size_bytes(&self) -> u64;
+}

@@ -1,0 +1,298 @@
+//! What the index knows of one key: its newest write in full, and the revisions of the older ones.
+//!
+//! Entries are values of a persistent tree: a reader's entry never changes. Older revisions lie in an array that
+//! entries of successive snapshots share: the writer appends behind the length that any published entry knows, so
+//! one more version costs 16 bytes and no copy. When history is trimmed, a new array is made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use crate::Revision;
+
+/// A write to record in the index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    Put {
+        at: Revision,
+        lease: i64,
+    },
+    Delete {
+        at: Revision,
+    },
+    /// As read back from the backend, which knows the generation (`create` is 0 for a tombstone).
+    Load {
+        at: Revision,
+        create: i64,
+        version: i64,
+        lease: i64,
+    },
+}
+
+/// The live version that a change replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub at: Revision,
+    pub lease: i64,
+}
+
+/// What a change made of the key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    pub create: i64,
+    pub version: i64,
+    pub before: Option<Before>,
+}
+
+/// One key's history. `create` is 0 where the newest write is a tombstone.
+#[derive(Clone, Default)]
+pub(crate) struct Entry {
+    main: i64,
+    pub create: i64,
+    pub version: i64,
+    pub lease: i64,
+    older: Option<Arc<Older>>,
+    sub: u32,
+    older_len: u32,
+}
+
+/// Writes before the newest one, ascending. Slots behind every entry's `older_len` are the writer's.
+struct Older {
+    slots: Box<[Slot]>,
+}
+
+/// `tail` holds the sub revision and, in bit 32, whether the write was a tombstone. Relaxed order suffices: a slot
+/// is written before the entry that counts it is published, and never again.
+#[derive(Default)]
+struct Slot {
+    main: AtomicI64,
+    tail: AtomicU64,
+}
+
+const TOMBSTONE: u64 = 1 << 32;
+
+/// One write in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub at: Revision,
+    pub tombstone: bool,
+}
+
+impl Older {
+    fn with_slots(slots: usize) -> Older {
+        Older { slots: (0..slots).map(|_| Slot::default()).collect() }
+    }
+
+    fn get(&self, index: usize) -> Version {
+        let slot = &self.slots[index];
+        let tail = slot.tail.load(Relaxed);
+        let at = Revision { main: slot.main.load(Relaxed), sub: tail as u32 };
+        Version { at, tombstone: tail & TOMBSTONE != 0 }
+    }
+
+    fn set(&self, index: usize, version: Version) {
+        let slot = &self.slots[index];
+        slot.main.store(version.at.main, Relaxed);
+        slot.tail.store(u64::from(version.at.sub) | if version.tombstone { TOMBSTONE } else { 0 }, Relaxed);
+    }
+}
+
+impl Entry {
+    /// The newest write.
+    pub fn newest(&self) -> Version {
+        Version { at: Revision { main: self.main, sub: self.sub }, tombstone: self.create == 0 }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.create != 0
+    }
+
+    /// Writes that a compaction may one day drop.
+    pub fn garbage(&self) -> u64 {
+        u64::from(self.older_len) + u64::from(!self.is_live())
+    }
+
+    /// Number of writes kept.
+    pub fn versions(&self) -> usize {
+        self.older_len as usize + 1
+    }
+
+    /// The write with this index, oldest first.
+    pub fn version(&self, index: usize) -> Version {
+        match &self.older {
+            Some(older) if index < self.older_len as usize => older.get(index),
+            _ => self.newest(),
+        }
+    }
+
+    /// Number of writes at `revision` or before it.
+    fn upto(&self, revision: i64) -> usize {
+        if self.main <= revision {
+            return self.versions();
+        }
+        let (mut low, mut high) = (0, self.older_len as usize);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.version(middle).at.main <= revision { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    /// The write that a reader at `revision` sees; `None` where the key does not exist then.
+    pub fn visible(&self, revision: i64) -> Option<Revision> {
+        let upto = self.upto(revision);
+        let version = self.version(upto.checked_sub(1)?);
+        (!version.tombstone).then_some(version.at)
+    }
+
+    /// Records a write; the writer alone calls this, on the newest tree.
+    pub fn write(&mut self, change: Change) -> Written {
+        let before = self.is_live().then(|| Before { at: self.newest().at, lease: self.lease });
+        if self.main != 0 {
+            self.push_older();
+        }
+        let (at, create, version, lease) = match change {
+            Change::Put { at, lease } if before.is_some() => (at, self.create, self.version + 1, lease),
+            Change::Put { at, lease } => (at, at.main, 1, lease),
+            Change::Delete { at } => (at, 0, 0, 0),
+            Change::Load { at, create, version, lease } => (at, create, version, lease),
+        };
+        (self.main, self.sub) = (at.main, at.sub);
+        (self.create, self.version, self.lease) = (create, version, lease);
+        Written { create, version, before }
+    }
+
+    fn push_older(&mut self) {
+        let (length, newest) = (self.older_len as usize, self.newest());
+        let older = match &self.older {
+            Some(older) if length < older.slots.len() => older,
+            full => {
+                let grown = Older::with_slots((length * 2).max(2));
+                if let Some(full) = full {
+                    (0..length).for_each(|index| grown.set(index, full.get(index)));
+                }
+                &*self.older.insert(Arc::new(grown))
+            }
+        };
+        older.set(length, newest);
+        self.older_len += 1;
+    }
+
+    /// How many of the oldest writes nobody may read any more once history is compacted at `revision`: all before
+    /// the one that is visible there, and that one too if it is a tombstone. A tombstone at `revision` itself is
+    /// kept, because a watch may start there.
+    fn dead(&self, revision: i64) -> usize {
+        let Some(last) = self.upto(revision).checked_sub(1) else { return 0 };
+        let version = self.version(last);
+        last + usize::from(version.tombstone && version.at.main < revision)
+    }
+
+    /// Whether [`Entry::trim`] would drop anything.
+    pub fn has_dead(&self, revision: i64) -> bool {
+        self.garbage() > 0 && self.dead(revision) > 0
+    }
+
+    /// The writes that are left when history is compacted at `revision`, oldest first.
+    pub fn kept(&self, revision: i64) -> impl Iterator<Item = Version> + '_ {
+        (self.dead(revision)..self.versions()).map(|index| self.version(index))
+    }
+
+    /// Drops what a compaction at `revision` allows to drop and reports it, oldest first; `true` if nothing is left.
+    pub fn trim(&mut self, revision: i64, dropped: &mut impl Extend<Revision>) -> bool {
+        let dead = self.dead(revision);
+        dropped.extend((0..dead).map(|index| self.version(index).at));
+        if dead == self.versions() {
+            return true;
+        }
+        let left = self.older_len as usize - dead;
+        if dead > 0 {
+            let trimmed = (left > 0).then(|| {
+                let trimmed = Older::with_slots(left);
+                (0..left).for_each(|index| trimmed.set(index, self.version(dead + index)));
+                Arc::new(trimmed)
+            });
+            self.older = trimmed;
+            self.older_len = left as u32;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(main: i64) -> Revision {
+        Revision { main, sub: 0 }
+    }
+
+    fn entry() -> Entry {
+        let mut entry = Entry::default();
+        entry.write(Change::Put { at: at(2), lease: 0 });
+        entry.write(Change::Put { at: at(4), lease: 9 });
+        entry.write(Change::Delete { at: at(6) });
+        entry.write(Change::Put { at: at(8), lease: 0 });
+        entry
+    }
+
+    #[test]
+    fn generations() {
+        let mut entry = Entry::default();
+        let first = entry.write(Change::Put { at: at(2), lease: 0 });
+        assert_eq!((first.create, first.version, first.before), (2, 1, None));
+        let second = entry.write(Change::Put { at: at(3), lease: 5 });
+        assert_eq!((second.create, second.version), (2, 2));
+        assert_eq!(second.before, Some(Before { at: at(2), lease: 0 }));
+        let gone = entry.write(Change::Delete { at: at(4) });
+        assert_eq!(gone.before, Some(Before { at: at(3), lease: 5 }));
+        assert!(!entry.is_live());
+        let again = entry.write(Change::Put { at: at(5), lease: 0 });
+        assert_eq!((again.create, again.version, again.before), (5, 1, None));
+    }
+
+    #[test]
+    fn every_revision_sees_its_version() {
+        let seen: Vec<_> = (1..=9).map(|revision| entry().visible(revision).map_or(0, |at| at.main)).collect();
+        assert_eq!(seen, [0, 2, 2, 4, 4, 0, 0, 8, 8]);
+    }
+
+    #[test]
+    fn a_published_copy_does_not_see_later_writes() {
+        let mut writer = entry();
+        let reader = writer.clone();
+        for main in 9..30 {
+            writer.write(Change::Put { at: at(main), lease: 0 });
+        }
+        assert_eq!(reader.versions(), 4);
+        assert_eq!(reader.visible(100), Some(at(8)));
+        assert_eq!(reader.visible(5), Some(at(4)));
+        assert_eq!(writer.visible(20), Some(at(20)));
+        assert_eq!(writer.visible(5), Some(at(4)));
+    }
+
+    #[test]
+    fn trimming_keeps_what_the_compacted_revision_sees() {
+        for (revision, dropped_mains, empty) in [
+            (1, vec![], false),
+            (2, vec![], false),
+            (4, vec![2], false),
+            (5, vec![2], false),
+            (6, vec![2, 4], false),
+            (7, vec![2, 4, 6], false),
+            (9, vec![2, 4, 6], false),
+        ] {
+            let mut entry = entry();
+            let mut dropped = Vec::new();
+            assert_eq!(entry.has_dead(revision), !dropped_mains.is_empty());
+            assert_eq!(entry.trim(revision, &mut dropped), empty);
+            assert_eq!(dropped.iter().map(|at| at.main).collect::<Vec<_>>(), dropped_mains, "at {revision}");
+            assert_eq!(entry.versions(), 4 - dropped_mains.len());
+            assert_eq!(entry.visible(9), Some(at(8)));
+        }
+        let mut deleted = entry();
+        deleted.write(Change::Delete { at: at(10) });
+        let mut dropped = Vec::new();
+        assert!(!deleted.trim(10, &mut dropped), "a watch may start at the tombstone");
+        assert!(deleted.trim(11, &mut dropped));
+        assert_eq!(dropped.len(), 5);
+    }
+}

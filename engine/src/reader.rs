@@ -1,0 +1,124 @@
+//! Consistent reads from any thread, without a lock, while the writer goes on.
+
+use std::sync::Arc;
+
+use crate::command::{RangeRequest, RangeResponse};
+use crate::lease::LeaseInfo;
+use crate::range;
+use crate::snapshot::{Shared, Snapshot};
+use crate::watch::{WatchSpec, Watcher};
+use crate::{Applied, Error};
+
+/// Times that a read of the newest state is repeated because a compaction overtook it.
+const RETRIES: usize = 8;
+
+/// A handle on the published state. Cheap to clone; every call sees the newest published revision, and one call sees
+/// one revision only.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// The store's current revision, from 1.
+    pub fn revision(&self) -> i64 {
+        self.shared.snapshot.load().revision
+    }
+
+    /// The oldest revision that can still be read; 0 before the first compaction.
+    pub fn compacted_revision(&self) -> i64 {
+        self.shared.snapshot.load().compacted.max(0)
+    }
+
+    /// Position of the last entry whose effects can be read.
+    pub fn applied(&self) -> Option<Applied> {
+        self.shared.snapshot.load().applied
+    }
+
+    /// Reads keys; returns the store's current revision, for the response header, with the answer.
+    ///
+    /// # Errors
+    /// [`Error::FutureRevision`] and [`Error::Compacted`] for a revision that does not exist yet or no longer;
+    /// [`Error::Storage`] when the backend fails or lacks a record.
+    pub fn range(&self, request: &RangeRequest) -> Result<(i64, RangeResponse), Error> {
+        let mut attempt = 0;
+        loop {
+            let snapshot = self.snapshot();
+            let at = read_revision(request, snapshot.revision, snapshot.compacted)?;
+            match range::execute(&snapshot.tree, at, request, &*self.shared) {
+                Ok(response) => return Ok((snapshot.revision, response)),
+                // The record is gone. Either a compaction has passed this read's revision meanwhile, or it is lost.
+                Err(Error::Compacted) if self.shared.snapshot.load().compacted <= at => {
+                    return Err(Error::Storage(format!("a record of revision {at} or older is missing")));
+                }
+                Err(Error::Compacted) if request.revision <= 0 && attempt < RETRIES => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Starts a watch.
+    pub fn watch(&self, spec: WatchSpec) -> Watcher {
+        Watcher::new(Arc::clone(&self.shared), spec)
+    }
+
+    /// A lease and its keys.
+    pub fn lease(&self, id: i64) -> Option<LeaseInfo> {
+        self.shared.leases.get(id)
+    }
+
+    /// Every lease's id and time to live in seconds, in id order.
+    pub fn leases(&self) -> Vec<(i64, i64)> {
+        self.shared.leases.all()
+    }
+
+    /// Number of leases.
+    pub fn lease_count(&self) -> usize {
+        self.shared.leases.len()
+    }
+
+    /// Number of keys that exist now.
+    pub fn key_count(&self) -> u64 {
+        self.shared.snapshot.load().tree.summary().live
+    }
+
+    /// Number of superseded writes and tombstones that a compaction could drop.
+    pub fn history_count(&self) -> u64 {
+        self.shared.snapshot.load().tree.summary().garbage
+    }
+
+    /// Bytes that the backend takes, estimated.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.backend.size_bytes()
+    }
+
+    /// Bytes of records held in memory.
+    pub fn cache_bytes(&self) -> u64 {
+        self.shared.cache.used()
+    }
+
+    /// Makes everything durable that was applied when the call began, and returns its position. The backend has no
+    /// log: entries behind this position must be applied again after a crash. Takes as long as the disk does; call
+    /// it from a thread of its own, the writer need not wait.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the backend fails.
+    pub fn flush(&self) -> Result<Option<Applied>, Error> {
+        let applied = self.applied();
+        self.shared.backend.flush()?;
+        Ok(applied)
+    }
+}
+
+/// The revision that a request is to be answered at.
+pub(crate) fn read_revision(request: &RangeRequest, current: i64, compacted: i64) -> Result<i64, Error> {
+    if request.revision > current {
+        return Err(Error::FutureRevision);
+    }
+    let at = if request.revision <= 0 { current } else { request.revision };
+    if at < compacted { Err(Error::Compacted) } else { Ok(at) }
+}

@@ -1,0 +1,226 @@
+//! The backend on disk: RocksDB, one column family per keyspace.
+//!
+//! Written without RocksDB's own log, because the raft log is the log. Flushes are atomic over the column families,
+//! so the disk always holds the state after some batch. RocksDB checks a checksum on every block that it reads.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, LogLevel,
+    Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::Error;
+use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
+
+/// Memory for writes that are not yet on disk: this much being filled and as much again being written out.
+const WRITE_BUFFER: usize = 16 << 20;
+const WRITE_BUFFERS: i32 = 3;
+/// Uncompressed blocks kept for reads.
+const BLOCK_CACHE: usize = 32 << 20;
+const BLOCK: usize = 16 << 10;
+const BACKGROUND_JOBS: i32 = 2;
+const OPEN_FILES: i32 = 512;
+
+/// See the module's documentation.
+pub struct RocksBackend {
+    db: DB,
+    path: PathBuf,
+    without_log: WriteOptions,
+}
+
+impl RocksBackend {
+    /// Opens or creates the database in the directory `path`, and its parents where they are missing.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] that names the directory: no permission, in use by another process, damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<RocksBackend, Error> {
+        let path = path.as_ref();
+        let cannot = |why: String| Error::Storage(format!("cannot open the store in {}: {why}", path.display()));
+        std::fs::create_dir_all(path).map_err(|error| cannot(error.to_string()))?;
+        let families = Space::ALL.map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space)));
+        let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| {
+            let text = error.into_string();
+            match text.contains("LOCK") || text.contains("lock") {
+                true => cannot(format!("another process is using it ({text})")),
+                false => cannot(text),
+            }
+        })?;
+        let mut without_log = WriteOptions::default();
+        without_log.disable_wal(true);
+        Ok(RocksBackend { db, path: path.to_path_buf(), without_log })
+    }
+
+    fn family(&self, space: Space) -> Result<&ColumnFamily, Error> {
+        self.db.cf_handle(space.name()).ok_or_else(|| self.failed(format!("no column family {}", space.name())))
+    }
+
+    fn failed(&self, why: impl std::fmt::Display) -> Error {
+        Error::Storage(format!("{}: {why}", self.path.display()))
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_paranoid_checks(true);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_max_open_files(OPEN_FILES);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(3);
+    options.set_max_log_file_size(4 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family_options(space: Space) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    let mut options = Options::default();
+    match space {
+        Space::Revisions => {
+            blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+            options.set_write_buffer_size(WRITE_BUFFER);
+        }
+        // These share the small default cache: meta is one block, leases are read once.
+        Space::Meta | Space::Leases => options.set_write_buffer_size(WRITE_BUFFER / 4),
+    }
+    blocks.set_block_size(BLOCK);
+    blocks.set_format_version(5);
+    // Every revision that is asked for exists: a filter would cost memory and refuse nothing.
+    blocks.set_cache_index_and_filter_blocks(false);
+    options.set_block_based_table_factory(&blocks);
+    options.set_max_write_buffer_number(WRITE_BUFFERS);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options
+}
+
+impl Backend for RocksBackend {
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let mut writes = WriteBatch::default();
+        for change in &batch.changes {
+            let family = families[change.space as usize];
+            match &change.value {
+                Some(value) => writes.put_cf(family, &change.key, value),
+                None => writes.delete_cf(family, &change.key),
+            }
+        }
+        self.db.write_opt(writes, &self.without_log).map_err(|error| self.failed(error))
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let found = self.db.get_pinned_cf(self.family(space)?, key).map_err(|error| self.failed(error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn multi_get(&self, space: Space, keys: &[SpaceKey]) -> Result<Vec<Option<Bytes>>, Error> {
+        let sorted = keys.is_sorted();
+        let found = self.db.batched_multi_get_cf(self.family(space)?, keys.iter().map(|key| &key[..]), sorted);
+        let found = found.into_iter().map(|value| match value {
+            Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
+            Err(error) => Err(self.failed(error)),
+        });
+        found.collect()
+    }
+
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        // A scan reads each block once: it must not push out what point reads keep coming back to.
+        options.fill_cache(false);
+        options.set_readahead_size(1 << 20);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.failed(error))
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(error))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let properties = ["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"];
+        let of = |space: Space| {
+            let family = self.db.cf_handle(space.name())?;
+            let each = properties.iter().filter_map(|name| self.db.property_int_value_cf(family, *name).ok().flatten());
+            Some(each.sum::<u64>())
+        };
+        Space::ALL.into_iter().filter_map(of).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(pairs: &[(Space, &str, Option<&str>)]) -> Batch {
+        let mut batch = Batch::default();
+        for &(space, key, value) in pairs {
+            match value {
+                Some(value) => batch.put(space, key.as_bytes(), Bytes::copy_from_slice(value.as_bytes())),
+                None => batch.delete(space, key.as_bytes()),
+            }
+        }
+        batch
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_survives_when_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/state");
+        {
+            let backend = RocksBackend::open(&path).unwrap();
+            let first = [(Space::Meta, "m", Some("1")), (Space::Revisions, "a", Some("2"))];
+            backend.write(batch(&first)).unwrap();
+            backend.flush().unwrap();
+            backend.write(batch(&[(Space::Revisions, "b", Some("3")), (Space::Meta, "m", None)])).unwrap();
+            assert_eq!(backend.get(Space::Meta, b"m").unwrap(), None);
+            let keys = ["b", "x", "a"].map(|key| SpaceKey::from_slice(key.as_bytes()));
+            let found = backend.multi_get(Space::Revisions, &keys).unwrap();
+            assert_eq!(found, [Some("3".into()), None, Some("2".into())]);
+            backend.flush().unwrap();
+            assert!(backend.size_bytes() > 0);
+        }
+        let backend = RocksBackend::open(&path).unwrap();
+        let scan = |start: &[u8], end| {
+            let mut seen = Vec::new();
+            let visit = &mut |key: &[u8], _: &[u8]| {
+                seen.push(key.to_vec());
+                Ok(true)
+            };
+            backend.scan(Space::Revisions, start, end, visit).unwrap();
+            seen
+        };
+        assert_eq!(scan(b"", None), [b"a", b"b"]);
+        assert_eq!(scan(b"a", Some(b"b")), [b"a"]);
+        assert_eq!(scan(b"aa", None), [b"b"]);
+    }
+
+    #[test]
+    fn a_directory_in_use_or_unusable_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let _open = RocksBackend::open(dir.path()).unwrap();
+        let Err(Error::Storage(text)) = RocksBackend::open(dir.path()) else { panic!("opened twice") };
+        assert!(text.contains(&dir.path().display().to_string()) && text.contains("another process"), "{text}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let Err(Error::Storage(text)) = RocksBackend::open(&file) else { panic!("opened a file") };
+        assert!(text.contains(&file.display().to_string()), "{text}");
+    }
+}

@@ -1,0 +1,275 @@
+//! Nodes of the index and how one path of them changes.
+
+use std::sync::Arc;
+
+use super::Summary;
+use super::keys::Keys;
+use crate::Revision;
+use crate::history::{Change, Entry, Written};
+
+/// Keys of a leaf, children of a branch. Small under test, so that trees are deep.
+pub(super) const FANOUT: usize = if cfg!(test) { 6 } else { 32 };
+/// A node with more key bytes than this is split early, so that huge keys do not make every copy huge.
+const MAX_KEY_BYTES: usize = 32 << 10;
+
+pub(super) enum Node {
+    Leaf(Leaf),
+    Branch(Branch),
+}
+
+#[derive(Default)]
+pub(super) struct Leaf {
+    pub keys: Keys,
+    pub entries: Vec<Entry>,
+}
+
+/// Child `i` holds the keys from `keys[i]` (inclusive) to `keys[i + 1]`; the first takes everything before, too.
+pub(super) struct Branch {
+    pub keys: Keys,
+    pub children: Vec<Child>,
+}
+
+#[derive(Clone)]
+pub(super) struct Child {
+    pub node: Arc<Node>,
+    pub summary: Summary,
+}
+
+/// A node that was split off to the right, and the key that separates it from the left one.
+pub(super) struct Split {
+    separator: Vec<u8>,
+    right: Arc<Node>,
+}
+
+impl Default for Node {
+    fn default() -> Node {
+        Node::Leaf(Leaf::default())
+    }
+}
+
+impl Leaf {
+    pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        let rank = self.keys.rank(key);
+        if rank < self.keys.len() && self.keys.get(rank) == key { Ok(rank) } else { Err(rank) }
+    }
+
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.find(key).ok().map(|index| &self.entries[index])
+    }
+}
+
+impl Branch {
+    /// Index of the child in charge of `key`.
+    pub fn child(&self, key: &[u8]) -> usize {
+        self.keys.upper(key).saturating_sub(1)
+    }
+}
+
+impl Child {
+    fn of(node: Arc<Node>) -> Child {
+        Child { summary: node.summary(), node }
+    }
+}
+
+impl Node {
+    pub fn root_of(left: Arc<Node>, split: Split) -> Node {
+        let mut keys = Keys::default();
+        keys.insert(0, b"");
+        keys.insert(1, &split.separator);
+        Node::Branch(Branch { keys, children: vec![Child::of(left), Child::of(split.right)] })
+    }
+
+    pub fn only_child(&self) -> Option<Arc<Node>> {
+        match self {
+            Node::Branch(Branch { children, .. }) if children.len() == 1 => Some(Arc::clone(&children[0].node)),
+            _ => None,
+        }
+    }
+
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        match self {
+            Node::Leaf(leaf) => {
+                for entry in &leaf.entries {
+                    summary.live += u64::from(entry.is_live());
+                    summary.garbage += entry.garbage();
+                    summary.newest = summary.newest.max(entry.newest().at.main);
+                }
+            }
+            Node::Branch(branch) => {
+                for child in &branch.children {
+                    summary.live += child.summary.live;
+                    summary.garbage += child.summary.garbage;
+                    summary.newest = summary.newest.max(child.summary.newest);
+                }
+            }
+        }
+        summary
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys().len()
+    }
+
+    fn keys(&self) -> &Keys {
+        match self {
+            Node::Leaf(leaf) => &leaf.keys,
+            Node::Branch(branch) => &branch.keys,
+        }
+    }
+
+    /// A copy of its own, with room for one more key of `room` bytes.
+    fn copy(&self, room: Option<usize>) -> Node {
+        fn vector<T: Clone>(from: &[T], room: Option<usize>) -> Vec<T> {
+            let mut copy = Vec::with_capacity(from.len() + usize::from(room.is_some()));
+            copy.extend_from_slice(from);
+            copy
+        }
+        match self {
+            Node::Leaf(leaf) => Node::Leaf(Leaf { keys: leaf.keys.copy(room), entries: vector(&leaf.entries, room) }),
+            Node::Branch(branch) => {
+                Node::Branch(Branch { keys: branch.keys.copy(room), children: vector(&branch.children, room) })
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.len() > FANOUT || (self.len() > 1 && self.keys().weight() > MAX_KEY_BYTES)
+    }
+
+    /// Splits an overfull node. `at` is where a key was just added: at the end, it is likely that more follow
+    /// there, so the left node stays full and ascending keys fill their leaves.
+    fn split(&mut self, at: usize) -> Option<Split> {
+        if !self.is_over() {
+            return None;
+        }
+        let middle = if at + 1 == self.len() { at } else { self.len() / 2 };
+        match self {
+            Node::Leaf(leaf) => {
+                let separator = separator(leaf.keys.get(middle - 1), leaf.keys.get(middle));
+                let keys = leaf.keys.split_off(middle);
+                let entries = leaf.entries.split_off(middle);
+                leaf.entries.shrink_to_fit();
+                Some(Split { separator, right: Arc::new(Node::Leaf(Leaf { keys, entries })) })
+            }
+            Node::Branch(branch) => {
+                let separator = branch.keys.get(middle).to_vec();
+                let keys = branch.keys.split_off(middle);
+                let children = branch.children.split_off(middle);
+                branch.children.shrink_to_fit();
+                Some(Split { separator, right: Arc::new(Node::Branch(Branch { keys, children })) })
+            }
+        }
+    }
+
+    /// Adds the content of the node to the right of this one, `separator` being the key between them.
+    fn absorb(&mut self, right: &Node, separator: &[u8]) {
+        match (self, right) {
+            (Node::Leaf(left), Node::Leaf(right)) => {
+                left.keys.append(&right.keys);
+                left.entries.extend_from_slice(&right.entries);
+            }
+            (Node::Branch(left), Node::Branch(right)) => {
+                let first = left.keys.len();
+                left.keys.append(&right.keys);
+                left.keys.set(first, separator);
+                left.children.extend_from_slice(&right.children);
+            }
+            _ => unreachable!("siblings have the same height"),
+        }
+    }
+}
+
+/// The shortest key that is behind `left` and not behind `right`.
+fn separator(left: &[u8], right: &[u8]) -> Vec<u8> {
+    let common = left.iter().zip(right).take_while(|(left, right)| left == right).count();
+    right[..(common + 1).min(right.len())].to_vec()
+}
+
+/// Makes the node the writer's alone, copying it if a snapshot shares it.
+fn own(node: &mut Arc<Node>, room: Option<usize>) -> &mut Node {
+    if Arc::get_mut(node).is_none() {
+        *node = Arc::new(node.copy(room));
+    }
+    Arc::get_mut(node).expect("nobody else can hold a node that was just made or found unshared")
+}
+
+pub(super) fn write(node: &mut Arc<Node>, key: &[u8], change: Change) -> (Written, Option<Split>) {
+    match &**node {
+        Node::Leaf(leaf) => {
+            let place = leaf.find(key);
+            let node = own(node, place.is_err().then_some(key.len()));
+            let Node::Leaf(leaf) = node else { unreachable!("a copy of a leaf is a leaf") };
+            match place {
+                Ok(index) => (leaf.entries[index].write(change), None),
+                Err(index) => {
+                    let mut entry = Entry::default();
+                    let written = entry.write(change);
+                    leaf.keys.insert(index, key);
+                    if leaf.entries.len() == leaf.entries.capacity() {
+                        leaf.entries.reserve_exact(4);
+                    }
+                    leaf.entries.insert(index, entry);
+                    (written, node.split(index))
+                }
+            }
+        }
+        Node::Branch(branch) => {
+            let index = branch.child(key);
+            let node = own(node, None);
+            let Node::Branch(branch) = node else { unreachable!("a copy of a branch is a branch") };
+            let child = &mut branch.children[index];
+            let (written, split) = write(&mut child.node, key, change);
+            child.summary = child.node.summary();
+            let Some(split) = split else { return (written, None) };
+            branch.keys.insert(index + 1, &split.separator);
+            branch.children.insert(index + 1, Child::of(split.right));
+            (written, node.split(index + 1))
+        }
+    }
+}
+
+/// Trims one key's history and repairs the path behind it: empty nodes go, small ones merge with a neighbour.
+pub(super) fn trim(node: &mut Arc<Node>, key: &[u8], revision: i64, dropped: &mut impl Extend<Revision>) {
+    match &**node {
+        Node::Leaf(leaf) => {
+            let Ok(index) = leaf.find(key) else { return };
+            let Node::Leaf(leaf) = own(node, None) else { unreachable!("a copy of a leaf is a leaf") };
+            if leaf.entries[index].trim(revision, dropped) {
+                leaf.entries.remove(index);
+                leaf.keys.remove(index);
+            }
+        }
+        Node::Branch(branch) => {
+            let index = branch.child(key);
+            let Node::Branch(branch) = own(node, None) else { unreachable!("a copy of a branch is a branch") };
+            let child = &mut branch.children[index];
+            trim(&mut child.node, key, revision, dropped);
+            child.summary = child.node.summary();
+            let length = child.node.len();
+            if length == 0 {
+                branch.children.remove(index);
+                branch.keys.remove(index);
+            } else if length < FANOUT / 4 {
+                merge(branch, index);
+            }
+        }
+    }
+}
+
+/// Merges the child with a neighbour if both together leave room for growth.
+fn merge(branch: &mut Branch, index: usize) {
+    let left = if index > 0 { index - 1 } else { index };
+    let Some(right) = branch.children.get(left + 1) else { return };
+    let (first, second) = (&branch.children[left].node, &right.node);
+    if first.len() + second.len() > FANOUT * 3 / 4 || first.keys().weight() + second.keys().weight() > MAX_KEY_BYTES / 2
+    {
+        return;
+    }
+    let right = branch.children.remove(left + 1).node;
+    let separator = branch.keys.get(left + 1).to_vec();
+    branch.keys.remove(left + 1);
+    let child = &mut branch.children[left];
+    own(&mut child.node, None).absorb(&right, &separator);
+    child.summary = child.node.summary();
+}

@@ -1,0 +1,325 @@
+//! The cluster as the scheduler knows it, and the placing of batches of pods.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::columns::{Demand, EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
+use crate::ledger::NodeId;
+use crate::lens::{self, Lens};
+use crate::pod::{Class, Classes, Pod, PodId, PodTemplate};
+use crate::queue::Events;
+use crate::reason::{Diagnosis, Reason};
+use crate::resources::Resources;
+use crate::score::Scores;
+use crate::state::{NodeSpec, State};
+use crate::worker::{Worker, score_all};
+
+/// Batches below this size are placed by one worker: threads would cost more than they save.
+const PARALLEL_MIN: usize = 4096;
+/// Pods that a worker takes at a time.
+const STRIDE: usize = 64;
+
+/// What became of one pod.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// The node's capacity is claimed for it, until [`Cluster::forget`].
+    Bound(NodeId),
+    /// No node takes it; the diagnosis is that of the end of the batch, shared by the pods of a class.
+    Unschedulable(Arc<Diagnosis>),
+}
+
+/// What one node says to one class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Feasible(Scores),
+    Rejected(Vec<Reason>),
+}
+
+/// Capacity of a node and what pods hold of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub allocatable: Resources,
+    pub allocatable_pods: i64,
+    pub requested: Resources,
+    pub pods: i64,
+}
+
+#[derive(Debug)]
+struct Placed {
+    node: NodeId,
+    demand: Arc<Demand>,
+}
+
+/// Nodes, the pods on them, and what is needed to place more. Knows nothing of clocks, networks or encodings.
+#[derive(Debug)]
+pub struct Cluster {
+    state: State,
+    classes: Classes,
+    pods: FxHashMap<PodId, Placed>,
+    workers: Vec<Worker>,
+}
+
+impl Default for Cluster {
+    fn default() -> Cluster {
+        Cluster::new(1, 0)
+    }
+}
+
+impl Cluster {
+    /// An empty cluster, whose large batches `workers` threads (at least 1) place together. Choices among equally good
+    /// nodes follow from `seed`.
+    pub fn new(workers: usize, seed: u64) -> Cluster {
+        Cluster {
+            state: State::new(),
+            classes: Classes::default(),
+            pods: FxHashMap::default(),
+            workers: (0..workers.max(1) as u64).map(|at| Worker::new(seed.wrapping_add(at + 1))).collect(),
+        }
+    }
+
+    /// Adds a node, or puts it as it is now. Returns what changed in favour of pods that wait; most updates of a node
+    /// return nothing.
+    pub fn upsert_node(&mut self, node: &NodeSpec) -> Events {
+        self.state.upsert(node)
+    }
+
+    /// Takes a node away. Its pods stay booked until they are removed, so that a node of the same name that comes
+    /// back meets them. False if there was none.
+    pub fn remove_node(&mut self, name: &str) -> bool {
+        self.state.remove(name)
+    }
+
+    /// The node with this name, if it is present.
+    pub fn node(&self, name: &str) -> Option<NodeId> {
+        self.state.row(name).filter(|id| self.state.node(*id).present)
+    }
+
+    /// Name of a node that is present or holds pods.
+    pub fn node_name(&self, node: NodeId) -> &Arc<str> {
+        &self.state.node(node).name
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.state.present
+    }
+
+    /// Number of pods that hold capacity.
+    pub fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Number of classes known, for those who watch memory.
+    pub fn classes(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// The class of pods with this template.
+    pub fn class(&mut self, template: &Arc<PodTemplate>) -> Arc<Class> {
+        if self.classes.is_due() {
+            let mut alive = FxHashSet::default();
+            self.classes.sweep(|id| {
+                alive.insert(id);
+            });
+            self.workers.iter_mut().for_each(|worker| worker.keep_only(&alive));
+        }
+        let state = &mut self.state;
+        let demand = || state.columns.demand(&mut state.ledger, &template.requests, &template.host_ports);
+        self.classes.get(template, demand)
+    }
+
+    /// Books a pod that is bound, whether or not there is room, and whether or not its node is known yet. A pod that
+    /// was assumed there is confirmed; one that is elsewhere moves.
+    pub fn add_pod(&mut self, id: PodId, node_name: &Arc<str>, template: &PodTemplate) -> NodeId {
+        let demand = self.state.columns.demand(&mut self.state.ledger, &template.requests, &template.host_ports);
+        let node = self.state.row_or_new(node_name);
+        let same = |placed: &Placed| placed.node == node && Arc::ptr_eq(&placed.demand, &demand);
+        if self.pods.get(&id).is_some_and(same) {
+            return node;
+        }
+        // Booked before the old place is released: the row of an absent node lives by its pods.
+        self.state.book(node, &demand);
+        if let Some(before) = self.pods.insert(id, Placed { node, demand }) {
+            self.state.release(before.node, &before.demand);
+        }
+        node
+    }
+
+    /// Frees what a pod holds: it is gone, or has ended. Returns where it was.
+    pub fn remove_pod(&mut self, id: PodId) -> Option<NodeId> {
+        let placed = self.pods.remove(&id)?;
+        self.state.release(placed.node, &placed.demand);
+        Some(placed.node)
+    }
+
+    /// Gives back what [`Cluster::schedule`] claimed for a pod that could not be bound.
+    pub fn forget(&mut self, id: PodId) -> Option<NodeId> {
+        self.remove_pod(id)
+    }
+
+    /// Where a pod holds capacity.
+    pub fn placed(&self, id: PodId) -> Option<NodeId> {
+        self.pods.get(&id).map(|placed| placed.node)
+    }
+
+    /// Places pods in the order given, highest priority first. With several workers that order holds up to a few
+    /// dozen pods, and every choice is the best of what the worker had seen. A pod that holds a place keeps it.
+    pub fn schedule(&mut self, pods: &[Pod]) -> Vec<Decision> {
+        self.state.reserve_journal(pods.len());
+        let mut chosen = vec![None; pods.len()];
+        if self.workers.len() > 1 && pods.len() >= PARALLEL_MIN {
+            self.place_together(pods, &mut chosen);
+        }
+        let mut failed: FxHashMap<u64, Option<Arc<Diagnosis>>> = FxHashMap::default();
+        for (pod, chosen) in pods.iter().zip(&mut chosen) {
+            if chosen.is_none() {
+                // Refused while others claimed is not refused: asked again, alone.
+                *chosen = self.place_alone(pod, &mut failed);
+            }
+        }
+        let decide = |(pod, chosen): (&Pod, Option<NodeId>)| match chosen {
+            Some(node) => Decision::Bound(node),
+            None => {
+                let diagnosis = failed.entry(pod.class.id).or_default();
+                Decision::Unschedulable(diagnosis.get_or_insert_with(|| Arc::new(self.diagnose(&pod.class))).clone())
+            }
+        };
+        pods.iter().zip(chosen).map(decide).collect()
+    }
+
+    /// A class that found no room finds none later in the batch either: capacity only goes.
+    fn place_alone(&mut self, pod: &Pod, failed: &mut FxHashMap<u64, Option<Arc<Diagnosis>>>) -> Option<NodeId> {
+        if let Some(placed) = self.pods.get(&pod.id) {
+            return Some(placed.node);
+        }
+        if failed.contains_key(&pod.class.id) {
+            return None;
+        }
+        let node = self.workers[0].place(&self.state, &pod.class);
+        match node {
+            Some(node) => {
+                self.pods.insert(pod.id, Placed { node, demand: pod.class.demand.clone() });
+            }
+            None => {
+                failed.insert(pod.class.id, None);
+            }
+        }
+        node
+    }
+
+    fn place_together(&mut self, pods: &[Pod], chosen: &mut [Option<NodeId>]) {
+        let (state, placed, next) = (&self.state, &self.pods, &AtomicUsize::new(0));
+        let work = |worker: &mut Worker| {
+            let mut done = Vec::new();
+            loop {
+                let from = next.fetch_add(STRIDE, Ordering::Relaxed);
+                let Some(rest) = pods.get(from..) else { return done };
+                for (at, pod) in rest.iter().take(STRIDE).enumerate() {
+                    if !placed.contains_key(&pod.id) {
+                        done.extend(worker.place(state, &pod.class).map(|node| (from + at, node)));
+                    }
+                }
+            }
+        };
+        let done: Vec<(usize, NodeId)> = std::thread::scope(|scope| {
+            let (first, others) = self.workers.split_first_mut().map_or((None, &mut [][..]), |(a, b)| (Some(a), b));
+            let threads: Vec<_> = others.iter_mut().map(|worker| scope.spawn(move || work(worker))).collect();
+            let mut done = first.map(work).unwrap_or_default();
+            for thread in threads {
+                done.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            done
+        });
+        for (at, node) in done {
+            let placed = Placed { node, demand: pods[at].class.demand.clone() };
+            match self.pods.entry(pods[at].id) {
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    entry.insert(placed);
+                    chosen[at] = Some(node);
+                }
+                // The pod is in the batch twice.
+                std::collections::hash_map::Entry::Occupied(entry) => {
+                    chosen[at] = Some(entry.get().node);
+                    self.state.release(node, &placed.demand);
+                }
+            }
+        }
+    }
+
+    /// Why no node takes pods of a class now. Reasons of nodes that would take one are not in it.
+    pub fn diagnose(&self, class: &Class) -> Diagnosis {
+        let mut diagnosis = Diagnosis { nodes: self.state.present, ..Diagnosis::default() };
+        diagnosis.contradiction = class.named.as_ref().is_some_and(Vec::is_empty);
+        if diagnosis.contradiction {
+            return diagnosis;
+        }
+        let mut lens = Lens::new(&self.state, class);
+        let mut looked_at = 0;
+        let mut look = |id: NodeId| {
+            let node = self.state.node(id);
+            if !node.present {
+                return;
+            }
+            looked_at += 1;
+            let reasons = match lens.look(&self.state, class, node) {
+                Ok(_) => lens::shortages(&self.state, class, id),
+                Err(barred) => lens::reason(&self.state, barred).into_iter().collect(),
+            };
+            for reason in reasons {
+                *diagnosis.reasons.entry(reason).or_default() += 1;
+            }
+        };
+        match &class.named {
+            Some(names) => names.iter().filter_map(|name| self.state.row(name)).for_each(&mut look),
+            None => self.state.ids().for_each(&mut look),
+        }
+        if looked_at < self.state.present {
+            diagnosis.reasons.insert(Reason::NotNamed, self.state.present - looked_at);
+        }
+        diagnosis
+    }
+
+    /// What each node says to a class right now, in no particular order.
+    pub fn explain(&self, class: &Class) -> Vec<(NodeId, Verdict)> {
+        let mut feasible: FxHashMap<NodeId, Scores> = score_all(&self.state, class).into_iter().collect();
+        let mut lens = Lens::new(&self.state, class);
+        let mut explain = |id: NodeId| {
+            if let Some(scores) = feasible.remove(&id) {
+                return Some((id, Verdict::Feasible(scores)));
+            }
+            let node = self.state.node(id);
+            let named = class.named.as_ref().is_none_or(|names| names.contains(&node.name));
+            let reasons = match lens.look(&self.state, class, node) {
+                _ if !node.present => return None,
+                _ if !named => vec![Reason::NotNamed],
+                Ok(_) => lens::shortages(&self.state, class, id),
+                Err(barred) => lens::reason(&self.state, barred).into_iter().collect(),
+            };
+            Some((id, Verdict::Rejected(reasons)))
+        };
+        self.state.ids().filter_map(&mut explain).collect()
+    }
+
+    /// Capacity and requests of a node; extended resources are those that any node has or any pod asks for.
+    pub fn usage(&self, node: NodeId) -> Usage {
+        let capacity = |column| self.state.ledger.column(column).capacity(node);
+        let used = |column| self.state.ledger.column(column).used(node);
+        let resources = |of: &dyn Fn(u32) -> i64| Resources {
+            milli_cpu: of(MILLI_CPU),
+            memory: of(MEMORY),
+            ephemeral_storage: of(EPHEMERAL_STORAGE),
+            extended: self.state.columns.extended().map(|(name, column)| (name.clone(), of(column))).collect(),
+        };
+        let mut usage = Usage {
+            allocatable: resources(&capacity),
+            allocatable_pods: capacity(PODS),
+            requested: resources(&used),
+            pods: used(PODS),
+        };
+        usage.allocatable.extended.sort_unstable();
+        usage.requested.extended.sort_unstable();
+        usage
+    }
+}

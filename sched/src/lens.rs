@@ -1,0 +1,146 @@
+//! One class looking at nodes: its selectors resolved against the labels of now, its view of each set of taints.
+
+use std::sync::Arc;
+
+use crate::columns::{EPHEMERAL_STORAGE, Kind, MEMORY, MILLI_CPU, PODS};
+use crate::intern::Symbol;
+use crate::ledger::NodeId;
+use crate::pod::Class;
+use crate::reason::Reason;
+use crate::score;
+use crate::selector::{Required, Term};
+use crate::state::{Node, State};
+use crate::taint::{self, TaintVerdict};
+
+/// What a node is to a class, whatever its capacity: the raw scores that are normalised over all feasible nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    /// `PreferNoSchedule` taints that are not tolerated.
+    pub against: u32,
+    /// Weights of the preferred terms that hold.
+    pub preferred: i64,
+}
+
+/// The filter that rejects a node whatever its capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Barred {
+    Absent,
+    Unschedulable,
+    Name,
+    Taint { set: u32, first: usize },
+    Affinity,
+}
+
+/// Valid until a node changes its shape.
+#[derive(Debug)]
+pub(crate) struct Lens {
+    required: Required,
+    preferred: Vec<(i64, Term)>,
+    taints: Vec<Option<TaintVerdict>>,
+    /// Images that some node has, with the share of nodes that do.
+    images: Vec<(Symbol, f64)>,
+}
+
+impl Lens {
+    pub fn new(state: &State, class: &Class) -> Lens {
+        let template = &class.template;
+        let weighted = template.preferred.iter().filter(|(weight, term)| *weight != 0 && !term.is_empty());
+        let image = |name: &Box<str>| {
+            let symbol = state.images.find(name)?;
+            Some((symbol, f64::from(state.images.holds(symbol)) / state.present.max(1) as f64))
+        };
+        Lens {
+            required: Required::compile(&template.node_selector, template.required.as_deref(), &state.labels),
+            preferred: weighted
+                .map(|(weight, term)| (i64::from(*weight), Term::compile(term, &state.labels)))
+                .collect(),
+            taints: vec![None; state.taint_set_count()],
+            images: class.images.iter().filter_map(image).collect(),
+        }
+    }
+
+    /// Whether any of the class's images is on any node.
+    pub fn knows_images(&self) -> bool {
+        !self.images.is_empty()
+    }
+
+    fn judge_taints(&mut self, state: &State, class: &Class, set: u32) -> TaintVerdict {
+        let judge = || taint::judge(state.taints(set), &class.template.tolerations);
+        *self.taints[set as usize].get_or_insert_with(judge)
+    }
+
+    /// Runs the filters that do not depend on what is taken, in their order.
+    pub fn look(&mut self, state: &State, class: &Class, node: &Node) -> Result<Shape, Barred> {
+        if !node.present {
+            return Err(Barred::Absent);
+        }
+        if node.unschedulable && !class.tolerates_cordon {
+            return Err(Barred::Unschedulable);
+        }
+        if class.template.node_name.as_ref().is_some_and(|name| *name != node.name) {
+            return Err(Barred::Name);
+        }
+        let against = match self.judge_taints(state, class, node.taints) {
+            TaintVerdict::Tolerated { against } => against,
+            TaintVerdict::Untolerated { first } => return Err(Barred::Taint { set: node.taints, first }),
+        };
+        if !self.required.matches(&node.name, &node.labels, &state.labels) {
+            return Err(Barred::Affinity);
+        }
+        let holds = |term: &Term| term.matches(&node.name, &node.labels, &state.labels);
+        let preferred = self.preferred.iter().filter(|(_, term)| holds(term)).map(|(weight, _)| weight).sum();
+        Ok(Shape { against, preferred })
+    }
+
+    /// The image score of a node.
+    pub fn image_score(&self, class: &Class, node: &Node) -> i64 {
+        let bytes = |(image, share): &(Symbol, f64)| {
+            let at = node.images.binary_search_by_key(image, |(have, _)| *have).ok()?;
+            Some((node.images[at].1 as f64 * share) as i64)
+        };
+        score::image_locality(self.images.iter().filter_map(bytes).fold(0, i64::saturating_add), class.images.len())
+    }
+}
+
+/// The reason behind a bar; `None` for a node that is not there.
+pub(crate) fn reason(state: &State, barred: Barred) -> Option<Reason> {
+    match barred {
+        Barred::Absent => None,
+        Barred::Unschedulable => Some(Reason::Unschedulable),
+        Barred::Name => Some(Reason::OtherNodeName),
+        Barred::Taint { set, first } => {
+            let taint = &state.taints(set)[first];
+            Some(Reason::Untolerated { key: taint.key.as_str().into(), value: taint.value.as_str().into() })
+        }
+        Barred::Affinity => Some(Reason::Affinity),
+    }
+}
+
+/// What the node lacks right now: ports first, then every resource that is short. Empty: it fits.
+pub(crate) fn shortages(state: &State, class: &Class, id: NodeId) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    for take in &class.demand.takes {
+        if state.ledger.column(take.column).fits(id, take.amount) {
+            continue;
+        }
+        match state.columns.kind(take.column) {
+            Kind::Port(..) | Kind::PortAt(..) => return vec![Reason::Ports],
+            Kind::Extended(name) => reasons.push(Reason::Insufficient(name.clone())),
+            Kind::Fixed | Kind::Vacant => reasons.push(match take.column {
+                PODS => Reason::TooManyPods,
+                column => Reason::Insufficient(fixed_name(column)),
+            }),
+        }
+    }
+    reasons
+}
+
+fn fixed_name(column: u32) -> Arc<str> {
+    match column {
+        MILLI_CPU => "cpu",
+        MEMORY => "memory",
+        EPHEMERAL_STORAGE => "ephemeral-storage",
+        _ => "pods",
+    }
+    .into()
+}

@@ -1,0 +1,145 @@
+//! Why a pod does not fit, in the words that kube-scheduler's users know.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A filter plugin. Filters run in this order; a node is charged to the first one that rejects it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Filter {
+    NodeUnschedulable,
+    NodeName,
+    TaintToleration,
+    NodeAffinity,
+    NodePorts,
+    NodeResourcesFit,
+}
+
+/// Why one node rejects one pod. `NodeResourcesFit` alone may give several reasons for one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    Unschedulable,
+    OtherNodeName,
+    Untolerated {
+        key: Arc<str>,
+        value: Arc<str>,
+    },
+    /// Node selector or required affinity.
+    Affinity,
+    /// Not among the nodes that required affinity names.
+    NotNamed,
+    Ports,
+    TooManyPods,
+    Insufficient(Arc<str>),
+}
+
+impl Reason {
+    /// The filter that gives it.
+    pub fn filter(&self) -> Filter {
+        match self {
+            Reason::Unschedulable => Filter::NodeUnschedulable,
+            Reason::OtherNodeName => Filter::NodeName,
+            Reason::Untolerated { .. } => Filter::TaintToleration,
+            Reason::Affinity | Reason::NotNamed => Filter::NodeAffinity,
+            Reason::Ports => Filter::NodePorts,
+            Reason::TooManyPods | Reason::Insufficient(_) => Filter::NodeResourcesFit,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Reason::OtherNodeName => f.write_str("node(s) didn't match the requested node name"),
+            Reason::Untolerated { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
+            Reason::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Reason::NotNamed => f.write_str("node(s) didn't satisfy plugin(s) [NodeAffinity]"),
+            Reason::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
+            Reason::TooManyPods => f.write_str("Too many pods"),
+            Reason::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+        }
+    }
+}
+
+/// A set of filters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FilterSet(u8);
+
+impl FilterSet {
+    /// Every filter: for a pod that failed for no filter's reason.
+    pub const ALL: FilterSet = FilterSet(0x3f);
+
+    /// Adds a filter.
+    pub fn insert(&mut self, filter: Filter) {
+        self.0 |= 1 << filter as u8;
+    }
+
+    /// Whether the filter is in the set.
+    pub fn contains(self, filter: Filter) -> bool {
+        self.0 & (1 << filter as u8) != 0
+    }
+}
+
+/// Why no node takes a pod: for how many nodes each reason was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Nodes there are.
+    pub nodes: usize,
+    /// Nodes per reason.
+    pub reasons: BTreeMap<Reason, usize>,
+    /// Set where required affinity names nodes and contradicts itself, so that no node was looked at.
+    pub contradiction: bool,
+}
+
+impl Diagnosis {
+    /// The filters that reject, which decide what may change the outcome.
+    pub fn filters(&self) -> FilterSet {
+        if self.nodes == 0 {
+            return FilterSet::ALL;
+        }
+        let mut filters = FilterSet::default();
+        if self.contradiction {
+            filters.insert(Filter::NodeAffinity);
+        }
+        self.reasons.keys().for_each(|reason| filters.insert(reason.filter()));
+        filters
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes == 0 {
+            return f.write_str("no nodes available to schedule pods");
+        }
+        write!(f, "0/{} nodes are available:", self.nodes)?;
+        if self.contradiction {
+            return f.write_str(" pod affinity terms conflict.");
+        }
+        // Sorted as text, numbers included, as kube-scheduler does.
+        let mut parts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        parts.sort_unstable();
+        write!(f, " {}.", parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_as_kube_scheduler_writes_them() {
+        let mut diagnosis = Diagnosis { nodes: 15, ..Diagnosis::default() };
+        diagnosis.reasons.insert(Reason::Insufficient("cpu".into()), 2);
+        diagnosis.reasons.insert(Reason::Untolerated { key: "gpu".into(), value: "yes".into() }, 3);
+        diagnosis.reasons.insert(Reason::Unschedulable, 10);
+        assert_eq!(
+            diagnosis.to_string(),
+            "0/15 nodes are available: 10 node(s) were unschedulable, 2 Insufficient cpu, \
+             3 node(s) had untolerated taint {gpu: yes}."
+        );
+        assert!(diagnosis.filters().contains(Filter::NodeResourcesFit));
+        assert!(!diagnosis.filters().contains(Filter::NodePorts));
+        assert_eq!(Diagnosis::default().to_string(), "no nodes available to schedule pods");
+    }
+}

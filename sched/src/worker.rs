@@ -1,0 +1,192 @@
+//! One worker: places pods on the shared state, with plans of its own.
+
+use std::sync::atomic::Ordering;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::ledger::NodeId;
+use crate::lens::{Lens, Shape};
+use crate::plan::Plan;
+use crate::pod::Class;
+use crate::score::{self, Scores};
+use crate::state::State;
+
+/// Nodes that all plans of one worker may hold together (12 bytes each): the least recently used ones go.
+const MAX_WEIGHT: usize = 4 << 20;
+
+/// What one worker keeps between batches.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    plans: FxHashMap<u64, Plan>,
+    weight: usize,
+    clock: u64,
+    random: u64,
+    scan: Vec<Candidate>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: NodeId,
+    shape: Shape,
+    own: i64,
+}
+
+impl Worker {
+    /// A worker whose choices among equals follow from `seed`.
+    pub fn new(seed: u64) -> Worker {
+        // An xorshift generator must not start from 0.
+        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Worker { plans: FxHashMap::default(), weight: 0, clock: 0, random, scan: Vec::new() }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// Chooses a node with the best score and claims it; `None` if no node has room.
+    pub fn place(&mut self, state: &State, class: &Class) -> Option<NodeId> {
+        let asked_before = class.asked.fetch_add(1, Ordering::Relaxed) > 0;
+        let planned = class.named.is_none() && (asked_before || self.plans.contains_key(&class.id));
+        loop {
+            let id = if planned { self.choose_planned(state, class) } else { self.choose_scanned(state, class) }?;
+            if state.claim(id, &class.demand) {
+                return Some(id);
+            }
+            // Another worker was faster, and the journal may not tell of it yet.
+            if let Some(plan) = self.plans.get_mut(&class.id) {
+                plan.place(state, &class.demand, id);
+            }
+        }
+    }
+
+    fn choose_planned(&mut self, state: &State, class: &Class) -> Option<NodeId> {
+        let random = self.random();
+        self.clock += 1;
+        if let Some(plan) = self.plans.get_mut(&class.id) {
+            let before = plan.weight();
+            if plan.catch_up(state, class) {
+                self.weight = self.weight + plan.weight() - before;
+                plan.used = self.clock;
+                return plan.best(random);
+            }
+            self.weight -= before;
+            self.plans.remove(&class.id);
+        }
+        let mut plan = Plan::new(state, class);
+        plan.used = self.clock;
+        let best = plan.best(random);
+        self.make_room(plan.weight());
+        self.weight += plan.weight();
+        self.plans.insert(class.id, plan);
+        best
+    }
+
+    fn make_room(&mut self, weight: usize) {
+        if self.weight + weight <= MAX_WEIGHT {
+            return;
+        }
+        // Half at once, so that this stays rare.
+        let mut by_age: Vec<(u64, u64)> = self.plans.iter().map(|(class, plan)| (plan.used, *class)).collect();
+        by_age.sort_unstable();
+        for (_, class) in by_age {
+            if self.weight + weight <= MAX_WEIGHT / 2 {
+                break;
+            }
+            if let Some(plan) = self.plans.remove(&class) {
+                self.weight -= plan.weight();
+            }
+        }
+    }
+
+    /// Drops the plans of classes that are gone.
+    pub fn keep_only(&mut self, alive: &FxHashSet<u64>) {
+        self.plans.retain(|class, _| alive.contains(class));
+        self.weight = self.plans.values().map(Plan::weight).sum();
+    }
+
+    /// Looks at each node that may do, once, and keeps nothing.
+    fn choose_scanned(&mut self, state: &State, class: &Class) -> Option<NodeId> {
+        let mut scan = std::mem::take(&mut self.scan);
+        candidates(state, class, &mut scan);
+        let scales = Scales::over(&scan);
+        let mut best = None;
+        let mut most = i64::MIN;
+        let mut equals = 0;
+        for candidate in &scan {
+            let total = candidate.own + scales.weighted(candidate.shape);
+            if total > most {
+                (most, best, equals) = (total, Some(candidate.id), 1);
+            } else if total == most {
+                // Each of n equals is chosen with probability 1/n.
+                equals += 1;
+                if self.random().is_multiple_of(equals) {
+                    best = Some(candidate.id);
+                }
+            }
+        }
+        self.scan = scan;
+        best
+    }
+}
+
+/// The extremes that scores are normalised by.
+struct Scales {
+    most_against: i64,
+    most_preferred: i64,
+}
+
+impl Scales {
+    fn over(candidates: &[Candidate]) -> Scales {
+        let shapes = || candidates.iter().map(|candidate| candidate.shape);
+        Scales {
+            most_against: shapes().map(|shape| i64::from(shape.against)).max().unwrap_or(0),
+            most_preferred: shapes().map(|shape| shape.preferred).max().unwrap_or(0),
+        }
+    }
+
+    fn weighted(&self, shape: Shape) -> i64 {
+        score::TAINT_WEIGHT * score::normalized_taints(i64::from(shape.against), self.most_against)
+            + score::AFFINITY_WEIGHT * score::normalized_affinity(shape.preferred, self.most_preferred)
+    }
+}
+
+/// Collects the feasible nodes.
+fn candidates(state: &State, class: &Class, into: &mut Vec<Candidate>) {
+    into.clear();
+    let mut lens = Lens::new(state, class);
+    let mut look = |id: NodeId| {
+        if !state.ledger.fits(id, &class.demand.takes) {
+            return;
+        }
+        let node = state.node(id);
+        if let Ok(shape) = lens.look(state, class, node) {
+            let own = score::least_allocated(&state.ledger, id, &class.demand)
+                + score::balanced_allocation(&state.ledger, id, &class.demand)
+                + lens.image_score(class, node);
+            into.push(Candidate { id, shape, own });
+        }
+    };
+    match &class.named {
+        Some(names) => names.iter().filter_map(|name| state.row(name)).for_each(&mut look),
+        None => state.ids().for_each(&mut look),
+    }
+}
+
+/// The score vectors of all feasible nodes, in row order.
+pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores)> {
+    let mut feasible = Vec::new();
+    candidates(state, class, &mut feasible);
+    let scales = Scales::over(&feasible);
+    let lens = Lens::new(state, class);
+    let scores = |candidate: &Candidate| Scores {
+        least_allocated: score::least_allocated(&state.ledger, candidate.id, &class.demand),
+        balanced_allocation: score::balanced_allocation(&state.ledger, candidate.id, &class.demand),
+        image_locality: lens.image_score(class, state.node(candidate.id)),
+        taint_toleration: score::normalized_taints(i64::from(candidate.shape.against), scales.most_against),
+        node_affinity: score::normalized_affinity(candidate.shape.preferred, scales.most_preferred),
+    };
+    feasible.iter().map(|candidate| (candidate.id, scores(candidate))).collect()
+}

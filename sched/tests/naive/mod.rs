@@ -1,0 +1,221 @@
+//! The reference: one pod at a time, every node looked at, every sum made anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kelson_sched::{
+    Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, PodId, PodTemplate, Requirement, Scores, Taint, Toleration,
+    TolerationOperator,
+};
+
+#[derive(Default)]
+pub struct Naive {
+    pub nodes: Vec<NodeSpec>,
+    pub pods: BTreeMap<PodId, (Arc<str>, Arc<PodTemplate>)>,
+}
+
+impl Naive {
+    fn on<'a>(&'a self, node: &'a NodeSpec) -> impl Iterator<Item = &'a PodTemplate> {
+        self.pods.values().filter(|(name, _)| *name == node.name).map(|(_, template)| &**template)
+    }
+
+    fn sum(&self, node: &NodeSpec, of: impl Fn(&PodTemplate) -> i64) -> i64 {
+        self.on(node).map(of).sum()
+    }
+
+    /// Reasons of the first filter that rejects; empty if none does.
+    fn reject(&self, pod: &PodTemplate, node: &NodeSpec) -> Vec<String> {
+        let cordon =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: Effect::NoSchedule };
+        if node.unschedulable && !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
+            return vec!["node(s) were unschedulable".into()];
+        }
+        if pod.node_name.as_ref().is_some_and(|name| *name != node.name) {
+            return vec!["node(s) didn't match the requested node name".into()];
+        }
+        for taint in &node.taints {
+            let hard = taint.effect != Effect::PreferNoSchedule;
+            if hard && !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
+                return vec![format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value)];
+            }
+        }
+        let selected = pod.node_selector.iter().all(|(key, value)| label(node, key) == Some(value));
+        let required = pod.required.as_ref().is_none_or(|terms| terms.iter().any(|term| matches(term, node)));
+        if !selected || !required {
+            return vec!["node(s) didn't match Pod's node affinity/selector".into()];
+        }
+        let taken: Vec<&HostPort> = self.on(node).flat_map(|other| &other.host_ports).collect();
+        if pod.host_ports.iter().any(|port| taken.iter().any(|other| conflict(port, other))) {
+            return vec!["node(s) didn't have free ports for the requested pod ports".into()];
+        }
+        let mut short = Vec::new();
+        if self.on(node).count() as i64 >= node.pods {
+            short.push("Too many pods".to_string());
+        }
+        let mut check = |name: &str, wanted: i64, used: i64, allocatable: i64| {
+            if wanted > 0 && wanted > allocatable - used {
+                short.push(format!("Insufficient {name}"));
+            }
+        };
+        let (asks, has) = (&pod.requests.resources, &node.allocatable);
+        check("cpu", asks.milli_cpu, self.sum(node, |pod| pod.requests.resources.milli_cpu), has.milli_cpu);
+        check("memory", asks.memory, self.sum(node, |pod| pod.requests.resources.memory), has.memory);
+        let ephemeral = self.sum(node, |pod| pod.requests.resources.ephemeral_storage);
+        check("ephemeral-storage", asks.ephemeral_storage, ephemeral, has.ephemeral_storage);
+        for (name, wanted) in &asks.extended {
+            check(name, *wanted, self.sum(node, |pod| pod.requests.resources.extended(name)), has.extended(name));
+        }
+        short
+    }
+
+    /// Score vectors of the feasible nodes.
+    pub fn scores(&self, pod: &PodTemplate) -> BTreeMap<Arc<str>, Scores> {
+        let feasible: Vec<&NodeSpec> = self.nodes.iter().filter(|node| self.reject(pod, node).is_empty()).collect();
+        let against = |node: &NodeSpec| {
+            let counts = |taint: &&Taint| {
+                taint.effect == Effect::PreferNoSchedule && !pod.tolerations.iter().any(|one| tolerates(one, taint))
+            };
+            node.taints.iter().filter(counts).count() as i64
+        };
+        let preferred = |node: &NodeSpec| -> i64 {
+            pod.preferred.iter().filter(|(_, term)| matches(term, node)).map(|(weight, _)| i64::from(*weight)).sum()
+        };
+        let most_against = feasible.iter().map(|node| against(node)).max().unwrap_or(0);
+        let most_preferred = feasible.iter().map(|node| preferred(node)).max().unwrap_or(0);
+        let score = |node: &&NodeSpec| {
+            let scores = Scores {
+                least_allocated: self.least_allocated(pod, node),
+                balanced_allocation: self.balanced_allocation(pod, node),
+                image_locality: self.image_locality(pod, node),
+                taint_toleration: if most_against == 0 { 100 } else { 100 - 100 * against(node) / most_against },
+                node_affinity: if most_preferred == 0 { 0 } else { 100 * preferred(node) / most_preferred },
+            };
+            (node.name.clone(), scores)
+        };
+        feasible.iter().map(score).collect()
+    }
+
+    fn least_allocated(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
+        let mut shares = Vec::new();
+        for (capacity, wanted) in [
+            (
+                node.allocatable.milli_cpu,
+                self.sum(node, |pod| pod.requests.scored_milli_cpu) + pod.requests.scored_milli_cpu,
+            ),
+            (node.allocatable.memory, self.sum(node, |pod| pod.requests.scored_memory) + pod.requests.scored_memory),
+        ] {
+            if capacity > 0 {
+                shares.push(if wanted > capacity { 0 } else { (capacity - wanted) * 100 / capacity });
+            }
+        }
+        shares.iter().sum::<i64>() / (shares.len() as i64).max(1)
+    }
+
+    fn balanced_allocation(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
+        let asks = &pod.requests.resources;
+        if asks.milli_cpu == 0 && asks.memory == 0 {
+            return 0;
+        }
+        let cpu = self.sum(node, |pod| pod.requests.resources.milli_cpu);
+        let memory = self.sum(node, |pod| pod.requests.resources.memory);
+        let balance = |cpu: i64, memory: i64| {
+            let (of_cpu, of_memory) = (node.allocatable.milli_cpu, node.allocatable.memory);
+            if of_cpu == 0 || of_memory == 0 {
+                return 100;
+            }
+            let cpu = f64::min(1.0, cpu as f64 / of_cpu as f64);
+            let memory = f64::min(1.0, memory as f64 / of_memory as f64);
+            ((1.0 - f64::abs((cpu - memory) / 2.0)) * 100.0) as i64
+        };
+        50 + (50 + balance(cpu + asks.milli_cpu, memory + asks.memory) - balance(cpu, memory)) / 2
+    }
+
+    fn image_locality(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
+        let mib = 1024 * 1024;
+        let mut sum = 0;
+        for image in &pod.images {
+            let last = image.rsplit('/').next().unwrap_or(image);
+            let full = if last.contains(':') { image.to_string() } else { format!("{image}:latest") };
+            let size = |node: &NodeSpec| node.images.iter().find(|(name, _)| **name == *full).map(|(_, size)| *size);
+            let share = self.nodes.iter().filter(|node| size(node).is_some()).count() as f64 / self.nodes.len() as f64;
+            sum += size(node).map_or(0, |size| (size as f64 * share) as i64);
+        }
+        let (least, most) = (23 * mib, 1000 * mib * pod.images.len() as i64);
+        100 * (sum.clamp(least, most) - least) / (most - least)
+    }
+
+    /// kube-scheduler's message for a pod that no node takes.
+    pub fn message(&self, pod: &PodTemplate) -> String {
+        if self.nodes.is_empty() {
+            return "no nodes available to schedule pods".into();
+        }
+        let named = pod.required.as_ref().and_then(|terms| names(terms));
+        if named.as_ref().is_some_and(|names| names.is_empty()) {
+            return format!("0/{} nodes are available: pod affinity terms conflict.", self.nodes.len());
+        }
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        for node in &self.nodes {
+            let outside = named.as_ref().is_some_and(|names| !names.contains(&node.name));
+            let why = if outside {
+                vec!["node(s) didn't satisfy plugin(s) [NodeAffinity]".to_string()]
+            } else {
+                self.reject(pod, node)
+            };
+            for reason in why {
+                *reasons.entry(reason).or_default() += 1;
+            }
+        }
+        let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        parts.sort();
+        format!("0/{} nodes are available: {}.", self.nodes.len(), parts.join(", "))
+    }
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    if toleration.effect.is_some_and(|effect| effect != taint.effect) {
+        return false;
+    }
+    if !toleration.key.is_empty() && toleration.key != taint.key {
+        return false;
+    }
+    toleration.operator == TolerationOperator::Exists
+        || toleration.operator == TolerationOperator::Equal && toleration.value == taint.value
+}
+
+fn label<'a>(node: &'a NodeSpec, key: &str) -> Option<&'a Arc<str>> {
+    node.labels.iter().find(|(have, _)| **have == *key).map(|(_, value)| value)
+}
+
+fn holds(requirement: &Requirement, value: Option<&Arc<str>>) -> bool {
+    let number = |text: &Arc<str>| text.parse::<i64>().ok();
+    let bound = requirement.values.first().and_then(number);
+    match requirement.operator {
+        Operator::In => value.is_some_and(|value| requirement.values.contains(value)),
+        Operator::NotIn => !value.is_some_and(|value| requirement.values.contains(value)),
+        Operator::Exists => value.is_some(),
+        Operator::DoesNotExist => value.is_none(),
+        Operator::Gt => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value > bound),
+        Operator::Lt => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value < bound),
+    }
+}
+
+fn matches(term: &NodeSelectorTerm, node: &NodeSpec) -> bool {
+    let some = !term.expressions.is_empty() || !term.fields.is_empty();
+    some && term.expressions.iter().all(|one| holds(one, label(node, &one.key)))
+        && term.fields.iter().all(|one| holds(one, Some(&node.name)))
+}
+
+fn conflict(a: &HostPort, b: &HostPort) -> bool {
+    let all = |port: &HostPort| port.ip.is_empty() || &*port.ip == "0.0.0.0";
+    a.protocol == b.protocol && a.port == b.port && (all(a) || all(b) || a.ip == b.ip)
+}
+
+fn names(terms: &[NodeSelectorTerm]) -> Option<Vec<Arc<str>>> {
+    let mut all = Vec::new();
+    for term in terms {
+        let lists: Vec<_> = term.fields.iter().filter(|field| field.operator == Operator::In).collect();
+        let first = lists.first()?;
+        all.extend(first.values.iter().filter(|name| lists.iter().all(|list| list.values.contains(name))).cloned());
+    }
+    Some(all)
+}

@@ -1,0 +1,251 @@
+//! The core against a scheduler written straight from the formulas: no columns, no classes, no plans, no columns for
+//! ports, everything recomputed for every pod.
+
+mod naive;
+
+use std::sync::Arc;
+
+use kelson_sched::{
+    Cluster, ContainerRequests, Decision, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pod, PodId,
+    PodTemplate, Protocol, Requests, Requirement, Resources, Taint, Toleration, TolerationOperator, Verdict,
+};
+use naive::Naive;
+use proptest::prelude::{ProptestConfig, any, proptest};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+const MIB: i64 = 1 << 20;
+
+fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
+    from.choose(rng).cloned().expect("not empty")
+}
+
+fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = vec![("host".into(), name.into())];
+    if rng.random_bool(0.8) {
+        labels.push(("zone".into(), pick(rng, &["a", "b", "c"]).into()));
+    }
+    if rng.random_bool(0.5) {
+        labels.push(("cores".into(), pick(rng, &["2", "4", "8", "many"]).into()));
+    }
+    let mut taints = Vec::new();
+    for key in ["gpu", "old", "slow"] {
+        if rng.random_bool(0.25) {
+            let effect = pick(rng, &[Effect::NoSchedule, Effect::PreferNoSchedule, Effect::NoExecute]);
+            taints.push(Taint { key: key.into(), value: pick(rng, &["", "yes"]).into(), effect });
+        }
+    }
+    let mut images = Vec::new();
+    for image in ["web:latest", "db:1", "reg:5000/tool:latest"] {
+        if rng.random_bool(0.3) {
+            images.push((image.into(), pick(rng, &[10, 200, 900]) * MIB));
+        }
+    }
+    let mut allocatable = Resources {
+        milli_cpu: pick(rng, &[0, 500, 1000, 4000]),
+        memory: pick(rng, &[0, 512, 1024, 8192]) * MIB,
+        ephemeral_storage: pick(rng, &[0, 1000, 100_000]),
+        extended: Vec::new(),
+    };
+    if rng.random_bool(0.3) {
+        allocatable.set_extended("example.com/gpu", pick(rng, &[1, 2, 4]));
+    }
+    let pods = pick(rng, &[0, 2, 5, 110]);
+    NodeSpec { name: name.into(), allocatable, pods, labels, taints, unschedulable: rng.random_bool(0.1), images }
+}
+
+fn requirement(rng: &mut StdRng) -> Requirement {
+    let operators =
+        [Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist, Operator::Gt, Operator::Lt];
+    let operator = pick(rng, &operators);
+    let (key, mut values): (&str, Vec<Arc<str>>) = match operator {
+        Operator::Gt | Operator::Lt => ("cores", vec![pick(rng, &["3", "4", "x"]).into()]),
+        Operator::Exists | Operator::DoesNotExist => (pick(rng, &["zone", "cores", "disk"]), vec![]),
+        Operator::In | Operator::NotIn => ("zone", vec![pick(rng, &["a", "b", "nowhere"]).into(), "c".into()]),
+    };
+    values.truncate(rng.random_range(1..=2));
+    Requirement { key: key.into(), operator, values }
+}
+
+fn term(rng: &mut StdRng) -> NodeSelectorTerm {
+    let expressions = (0..rng.random_range(0..3)).map(|_| requirement(rng)).collect();
+    let mut fields = Vec::new();
+    if rng.random_bool(0.2) {
+        let names = (0..rng.random_range(1..3)).map(|_| format!("node-{}", rng.random_range(0..12)).into()).collect();
+        let operator = pick(rng, &[Operator::In, Operator::In, Operator::NotIn]);
+        fields.push(Requirement { key: "metadata.name".into(), operator, values: names });
+    }
+    NodeSelectorTerm { expressions, fields }
+}
+
+fn container(rng: &mut StdRng) -> ContainerRequests {
+    ContainerRequests {
+        milli_cpu: pick(rng, &[None, Some(0), Some(100), Some(300), Some(1500)]),
+        memory: pick(rng, &[None, Some(0), Some(64 * MIB), Some(700 * MIB)]),
+        ephemeral_storage: pick(rng, &[0, 0, 0, 600]),
+        extended: if rng.random_bool(0.1) { vec![("example.com/gpu".into(), 1)] } else { vec![] },
+        sidecar: false,
+    }
+}
+
+fn template(rng: &mut StdRng) -> PodTemplate {
+    let containers: Vec<_> = (0..rng.random_range(1..3)).map(|_| container(rng)).collect();
+    let mut tolerations = Vec::new();
+    for key in ["gpu", "old", "slow", "node.kubernetes.io/unschedulable", ""] {
+        if rng.random_bool(if key.is_empty() { 0.05 } else { 0.3 }) {
+            let operator = pick(rng, &[TolerationOperator::Equal, TolerationOperator::Exists]);
+            let operator = if key.is_empty() { TolerationOperator::Exists } else { operator };
+            let effect = pick(rng, &[None, Some(Effect::NoSchedule), Some(Effect::PreferNoSchedule)]);
+            tolerations.push(Toleration { key: key.into(), operator, value: "yes".into(), effect });
+        }
+    }
+    let mut host_ports = Vec::new();
+    if rng.random_bool(0.2) {
+        for _ in 0..rng.random_range(1..3) {
+            let ip = pick(rng, &["", "0.0.0.0", "10.0.0.1", "10.0.0.2"]).into();
+            let protocol = pick(rng, &[Protocol::Tcp, Protocol::Udp]);
+            host_ports.push(HostPort { protocol, port: pick(rng, &[80, 443]), ip });
+        }
+    }
+    PodTemplate {
+        requests: Requests::of_pod(&containers, &[], None, None),
+        node_name: rng.random_bool(0.03).then(|| "node-1".into()),
+        node_selector: if rng.random_bool(0.15) { vec![("zone".into(), "a".into())] } else { vec![] },
+        required: rng.random_bool(0.25).then(|| (0..rng.random_range(1..3)).map(|_| term(rng)).collect()),
+        preferred: (0..rng.random_range(0..3)).map(|_| (rng.random_range(0..=100), term(rng))).collect(),
+        tolerations,
+        host_ports,
+        images: containers.iter().map(|_| pick(rng, &["web", "db:1", "reg:5000/tool", "none"]).into()).collect(),
+    }
+}
+
+/// Both schedulers, side by side.
+struct Pair {
+    core: Cluster,
+    naive: Naive,
+    templates: Vec<Arc<PodTemplate>>,
+    next_pod: u64,
+}
+
+impl Pair {
+    fn upsert(&mut self, node: NodeSpec) {
+        self.core.upsert_node(&node);
+        self.naive.nodes.retain(|have| have.name != node.name);
+        self.naive.nodes.push(node);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let known = self.naive.nodes.iter().any(|have| &*have.name == name);
+        assert_eq!(self.core.remove_node(name), known);
+        self.naive.nodes.retain(|have| &*have.name != name);
+    }
+
+    /// Feasible sets, score vectors and messages are equal right now.
+    fn compare(&mut self, template: &Arc<PodTemplate>) {
+        let class = self.core.class(template);
+        let verdicts = self.core.explain(&class);
+        assert_eq!(verdicts.len(), self.naive.nodes.len());
+        let scores = self.naive.scores(template);
+        for (node, verdict) in verdicts {
+            let name = self.core.node_name(node).clone();
+            match (verdict, scores.get(&name)) {
+                (Verdict::Feasible(core), Some(naive)) => assert_eq!(core, *naive, "scores of {name}"),
+                (Verdict::Rejected(_), None) => {}
+                (verdict, naive) => panic!("{name}: core says {verdict:?}, the reference {naive:?}"),
+            }
+        }
+        if scores.is_empty() {
+            assert_eq!(self.core.diagnose(&class).to_string(), self.naive.message(template));
+        }
+    }
+
+    fn schedule(&mut self, rng: &mut StdRng, count: usize) {
+        let pods: Vec<(Pod, Arc<PodTemplate>)> = (0..count)
+            .map(|_| {
+                self.next_pod += 1;
+                let template = pick(rng, &self.templates);
+                (Pod { id: PodId(self.next_pod), class: self.core.class(&template) }, template)
+            })
+            .collect();
+        let batch: Vec<Pod> = pods.iter().map(|(pod, _)| pod.clone()).collect();
+        let decisions = self.core.schedule(&batch);
+        for ((pod, template), decision) in pods.iter().zip(&decisions) {
+            let scores = self.naive.scores(template);
+            match decision {
+                Decision::Bound(node) => {
+                    let name = self.core.node_name(*node).clone();
+                    let chosen = scores.get(&name).unwrap_or_else(|| panic!("{name} is not feasible")).total();
+                    let best = scores.values().map(|scores| scores.total()).max();
+                    assert_eq!(Some(chosen), best, "{name} was not the best");
+                    self.naive.pods.insert(pod.id, (name, template.clone()));
+                }
+                Decision::Unschedulable(_) => assert!(scores.is_empty(), "left pending, but fits {:?}", scores.keys()),
+            }
+        }
+        for ((_, template), decision) in pods.iter().zip(&decisions) {
+            if let Decision::Unschedulable(diagnosis) = decision {
+                assert_eq!(diagnosis.to_string(), self.naive.message(template));
+            }
+        }
+    }
+}
+
+fn run(seed: u64, steps: usize) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let templates = (0..6).map(|_| Arc::new(template(&mut rng))).collect();
+    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0 };
+    for at in 0..rng.random_range(0..10) {
+        pair.upsert(node(&mut rng, &format!("node-{at}")));
+    }
+    for _ in 0..steps {
+        let name = format!("node-{}", rng.random_range(0..12));
+        match rng.random_range(0..10) {
+            0 | 1 => pair.upsert(node(&mut rng, &name)),
+            2 => pair.remove(&name),
+            3 => {
+                // Bound by somebody else, fitting or not, its node known or not.
+                let (id, template) = (PodId(pair.next_pod + 1), pick(&mut rng, &pair.templates));
+                pair.next_pod += 1;
+                pair.core.add_pod(id, &name.as_str().into(), &template);
+                pair.naive.pods.insert(id, (name.as_str().into(), template));
+            }
+            4 | 5 => {
+                let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
+                for id in ids.choose_multiple(&mut rng, 3) {
+                    assert!(pair.core.remove_pod(*id).is_some());
+                    pair.naive.pods.remove(id);
+                }
+            }
+            6 => {
+                let at = rng.random_range(0..pair.templates.len());
+                pair.templates[at] = Arc::new(template(&mut rng));
+            }
+            _ => {
+                let count = rng.random_range(1..25);
+                pair.schedule(&mut rng, count);
+            }
+        }
+        for template in pair.templates.clone() {
+            pair.compare(&template);
+        }
+    }
+    for id in pair.naive.pods.keys() {
+        assert!(pair.core.remove_pod(*id).is_some());
+    }
+    assert_eq!(pair.core.pods(), 0);
+    for node in &pair.naive.nodes {
+        let usage = pair.core.usage(pair.core.node(&node.name).expect("present"));
+        let nothing = usage.requested.extended.iter().all(|(_, amount)| *amount == 0);
+        assert!(nothing && usage.pods == 0 && usage.requested.milli_cpu == 0 && usage.requested.memory == 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decisions_equal_the_reference(seed in any::<u64>(), steps in 5..40usize) {
+        run(seed, steps);
+    }
+}

@@ -1,5 +1,7 @@
 //! The Kubernetes gateway: discovery, resources, watch cache, patch, admission, authentication.
 
 pub mod defaults;
+pub mod patch;
 pub mod schema;
+pub mod table;
 pub mod validate;

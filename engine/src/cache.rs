@@ -1,15 +1,14 @@
 //! Recent and often-read records in memory, bounded by bytes.
 //!
-//! A fixed table of slots, two to choose from for each revision, and a queue of
-//! occupied slots for eviction with a second chance (CLOCK): a record that was read since it was queued goes round
-//! once more. Nothing here locks: a reader can never make the writer wait.
+//! A fixed table of slots, two to choose from for each revision, and a queue of occupied slots for eviction with a
+//! second chance (CLOCK): a record that was read since it was queued goes round once more. Nobody ever waits: a slot
+//! that is being changed counts as a miss for readers, one that is being read is passed over by the writer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_queue::SegQueue;
+use parking_lot::RwLock;
 
 use crate::Revision;
 
@@ -30,7 +29,8 @@ impl Slot {
 
 /// See the module's documentation.
 pub(crate) struct Cache {
-    slots: Box<[ArcSwapOption<Slot>]>,
+    /// Locked for the length of a few instructions and by `try_` only.
+    slots: Box<[RwLock<Option<Slot>>]>,
     /// One token per occupied slot, oldest first.
     order: SegQueue<u32>,
     used: AtomicU64,
@@ -40,8 +40,8 @@ pub(crate) struct Cache {
 impl Cache {
     /// `budget` in bytes; 0 caches nothing.
     pub fn new(budget: u64) -> Cache {
-        let slots = (budget / 512).clamp(64, 1 << 18).next_power_of_two();
-        let slots = (0..slots).map(|_| ArcSwapOption::empty()).collect();
+        let slots = (budget / 512).clamp(1, 1 << 18).next_power_of_two();
+        let slots = (0..slots).map(|_| RwLock::new(None)).collect();
         Cache { slots, order: SegQueue::new(), used: AtomicU64::new(0), budget }
     }
 
@@ -54,7 +54,7 @@ impl Cache {
 
     pub fn get(&self, at: Revision) -> Option<Bytes> {
         for place in self.places(at) {
-            let slot = self.slots[place].load();
+            let Some(slot) = self.slots[place].try_read() else { continue };
             let Some(slot) = slot.as_ref().filter(|slot| slot.at == at) else { continue };
             if !slot.hot.load(Relaxed) {
                 slot.hot.store(true, Relaxed);
@@ -68,40 +68,52 @@ impl Cache {
     fn place(&self, at: Revision) -> usize {
         let places = self.places(at);
         let is_hot = |place: &usize| {
-            let slot = self.slots[*place].load();
-            slot.as_ref().is_some_and(|slot| slot.at != at && slot.hot.load(Relaxed))
+            let slot = self.slots[*place].try_read();
+            slot.is_none_or(|slot| slot.as_ref().is_some_and(|slot| slot.at != at && slot.hot.load(Relaxed)))
         };
         places.into_iter().find(|place| !is_hot(place)).unwrap_or(places[0])
     }
 
-    /// Keeps a record; one that is larger than an eighth of the budget is not kept.
+    /// Keeps a record, unless it is larger than an eighth of the budget or somebody is at its slot.
     pub fn insert(&self, at: Revision, bytes: Bytes) {
-        let slot = Slot { at, bytes, hot: AtomicBool::new(false) };
-        let cost = slot.cost();
+        let fresh = Slot { at, bytes, hot: AtomicBool::new(false) };
+        let cost = fresh.cost();
         if cost > self.budget / 8 {
             return;
         }
         let place = self.place(at);
+        let Some(mut slot) = self.slots[place].try_write() else { return };
         self.used.fetch_add(cost, Relaxed);
-        match self.slots[place].swap(Some(Arc::new(slot))) {
+        match slot.replace(fresh) {
             // Its token now stands for the new record.
             Some(before) => _ = self.used.fetch_sub(before.cost(), Relaxed),
             None => self.order.push(place as u32),
         }
+        drop(slot);
         self.evict();
     }
 
     fn evict(&self) {
-        // Each token is looked at no more than twice, so that readers who keep everything hot cannot hold it up.
-        let mut chances = self.order.len();
+        // Bounds the work when readers keep everything hot; what is too much then goes with the next insertion.
+        let mut chances = 64;
         while self.used.load(Relaxed) > self.budget {
             let Some(place) = self.order.pop() else { return };
-            let slot = &self.slots[place as usize];
-            if chances > 0 && slot.load().as_ref().is_some_and(|slot| slot.hot.swap(false, Relaxed)) {
-                chances -= 1;
-                self.order.push(place);
-            } else if let Some(gone) = slot.swap(None) {
-                self.used.fetch_sub(gone.cost(), Relaxed);
+            let slot = self.slots[place as usize].try_write();
+            let spare = chances > 0
+                && slot.as_ref().is_none_or(|slot| slot.as_ref().is_some_and(|slot| slot.hot.swap(false, Relaxed)));
+            match slot {
+                Some(mut slot) if !spare => {
+                    if let Some(gone) = slot.take() {
+                        self.used.fetch_sub(gone.cost(), Relaxed);
+                    }
+                }
+                _ => {
+                    self.order.push(place);
+                    if chances == 0 {
+                        return;
+                    }
+                    chances -= 1;
+                }
             }
         }
     }
@@ -154,7 +166,7 @@ mod tests {
             cache.insert(at(main), record(1));
         }
         assert!(cache.order.len() <= cache.slots.len());
-        let cost: u64 = cache.slots.iter().filter_map(|slot| slot.load().as_ref().map(|slot| slot.cost())).sum();
+        let cost: u64 = cache.slots.iter().filter_map(|slot| slot.read().as_ref().map(Slot::cost)).sum();
         assert_eq!(cache.used(), cost);
     }
 
@@ -182,9 +194,9 @@ mod tests {
                 });
             }
         });
-        let cost: u64 = cache.slots.iter().filter_map(|slot| slot.load().as_ref().map(|slot| slot.cost())).sum();
+        let cost: u64 = cache.slots.iter().filter_map(|slot| slot.read().as_ref().map(Slot::cost)).sum();
         assert_eq!(cache.used(), cost);
-        let occupied = cache.slots.iter().filter(|slot| slot.load().is_some()).count();
+        let occupied = cache.slots.iter().filter(|slot| slot.read().is_some()).count();
         assert_eq!(cache.order.len(), occupied);
     }
 }

@@ -54,23 +54,23 @@ impl Command {
     pub fn encoded_hint(&self) -> usize {
         fn ops(ops: &[Op]) -> usize {
             let each = ops.iter().map(|op| match op {
-                Op::Put(put) => 12 + put.key.len() + put.value.len(),
+                Op::Put(put) => 5 + put.key.len() + put.value.len(),
                 Op::Txn(nested) => txn(nested),
                 Op::Range(RangeRequest { range, .. }) | Op::DeleteRange(DeleteRange { range, .. }) => {
-                    16 + range.start.len() + range.end.len()
+                    4 + range.start.len() + range.end.len()
                 }
             });
             each.sum()
         }
         fn txn(txn: &Txn) -> usize {
-            let compares = txn.compares.iter().map(|compare| 14 + compare.range.start.len());
-            8 + compares.sum::<usize>() + ops(&txn.success) + ops(&txn.failure)
+            let compares = txn.compares.iter().map(|compare| 5 + compare.range.start.len());
+            3 + compares.sum::<usize>() + ops(&txn.success) + ops(&txn.failure)
         }
         match self {
-            Command::Put(put) => 14 + put.key.len() + put.value.len(),
-            Command::DeleteRange(delete) => 8 + delete.range.start.len() + delete.range.end.len(),
+            Command::Put(put) => 6 + put.key.len() + put.value.len(),
+            Command::DeleteRange(delete) => 5 + delete.range.start.len() + delete.range.end.len(),
             Command::Txn(nested) => txn(nested),
-            _ => 24,
+            _ => 3,
         }
     }
 

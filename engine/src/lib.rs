@@ -31,6 +31,8 @@ mod ring;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod txn;
 mod watch;

@@ -101,7 +101,8 @@ fn check_format(backend: &dyn Backend) -> Result<(), Error> {
     match backend.get(Space::Meta, FORMAT)? {
         Some(format) if format[..] == *FORMAT_VERSION => Ok(()),
         Some(format) => Err(Error::Storage(format!(
-            "the store has format {format:?}; this version reads format {FORMAT_VERSION:?} only"
+            "the store has format {:?}; this version reads format {FORMAT_VERSION:?} only",
+            &format[..]
         ))),
         None => {
             let mut empty = true;

@@ -1,0 +1,357 @@
+//! Random sequences of commands, compactions, crashes and reopenings, compared with the model after every step.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::model::Model;
+use super::{Bell, position, request};
+use crate::command::*;
+use crate::{Command, Engine, EngineOptions, Event, EventKind, MemoryBackend, WatchPoll, WatchSpec, Watcher};
+
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Entries that are applied together.
+    Apply(Vec<Command>),
+    CompactionStep,
+    Flush,
+    /// All but this share (of 255) of the unflushed batches is lost.
+    Crash(u8),
+    Watch {
+        range: KeyRange,
+        back: i64,
+        no_put: bool,
+        no_delete: bool,
+    },
+    Poll {
+        watcher: usize,
+        max_events: usize,
+    },
+}
+
+fn key() -> impl Strategy<Value = Bytes> {
+    prop_oneof!["[a-f]", "[a-c][a-c]", Just("abcdefgh/long".to_string())].prop_map(Bytes::from)
+}
+
+fn range() -> impl Strategy<Value = KeyRange> {
+    prop_oneof![
+        3 => key().prop_map(|start| KeyRange { start, end: Bytes::new() }),
+        3 => (key(), key()).prop_map(|(start, end)| KeyRange { start, end }),
+        1 => key().prop_map(|start| KeyRange { start, end: Bytes::from_static(b"\0") }),
+    ]
+}
+
+fn a_put() -> impl Strategy<Value = Put> {
+    let lease = prop_oneof![4 => Just(0i64), 2 => 1..4i64];
+    let flag = || prop::bool::weighted(0.15);
+    (key(), "[x-z]{0,3}", lease, any::<bool>(), flag(), flag()).prop_map(
+        |(key, value, lease, prev_kv, ignore_value, ignore_lease)| {
+            let (value, lease) =
+                (if ignore_value { Bytes::new() } else { value.into() }, if ignore_lease { 0 } else { lease });
+            Put { key, value, lease, prev_kv, ignore_value, ignore_lease }
+        },
+    )
+}
+
+fn a_delete() -> impl Strategy<Value = DeleteRange> {
+    (range(), any::<bool>()).prop_map(|(range, prev_kv)| DeleteRange { range, prev_kv })
+}
+
+fn a_range() -> impl Strategy<Value = RangeRequest> {
+    let order = prop_oneof![3 => Just(SortOrder::None), 1 => Just(SortOrder::Ascend), 1 => Just(SortOrder::Descend)];
+    let target = prop_oneof![
+        3 => Just(SortTarget::Key),
+        1 => Just(SortTarget::Version),
+        1 => Just(SortTarget::CreateRevision),
+        1 => Just(SortTarget::ModRevision),
+        1 => Just(SortTarget::Value)
+    ];
+    let bound = || prop_oneof![5 => Just(0i64), 1 => 1..25i64];
+    let revision = prop_oneof![3 => Just(0i64), 3 => 1..30i64];
+    (range(), 0..4i64, revision, order, target, any::<[bool; 2]>(), [bound(), bound(), bound(), bound()]).prop_map(
+        |(range, limit, revision, sort_order, sort_target, [keys_only, count_only], bounds)| RangeRequest {
+            limit,
+            revision,
+            sort_order,
+            sort_target,
+            keys_only,
+            count_only: keys_only && count_only,
+            min_mod_revision: bounds[0],
+            max_mod_revision: bounds[1],
+            min_create_revision: bounds[2],
+            max_create_revision: bounds[3],
+            ..request(range)
+        },
+    )
+}
+
+fn a_compare() -> impl Strategy<Value = Compare> {
+    let result = prop_oneof![
+        Just(CompareResult::Equal),
+        Just(CompareResult::Greater),
+        Just(CompareResult::Less),
+        Just(CompareResult::NotEqual)
+    ];
+    let target = prop_oneof![
+        (0..4i64).prop_map(CompareTarget::Version),
+        (0..20i64).prop_map(CompareTarget::CreateRevision),
+        (0..20i64).prop_map(CompareTarget::ModRevision),
+        (0..4i64).prop_map(CompareTarget::Lease),
+        "[x-z]{0,2}".prop_map(|value| CompareTarget::Value(value.into())),
+    ];
+    (range(), result, target).prop_map(|(range, result, target)| Compare { range, result, target })
+}
+
+fn a_txn() -> impl Strategy<Value = Txn> {
+    let leaf = prop_oneof![
+        3 => a_put().prop_map(Op::Put),
+        1 => a_delete().prop_map(Op::DeleteRange),
+        2 => a_range().prop_map(Op::Range),
+    ];
+    let op = leaf.prop_recursive(2, 12, 3, |op| {
+        (vec(a_compare(), 0..2), vec(op.clone(), 0..3), vec(op, 0..3))
+            .prop_map(|(compares, success, failure)| Op::Txn(Txn { compares, success, failure }))
+    });
+    (vec(a_compare(), 0..3), vec(op.clone(), 0..4), vec(op, 0..4))
+        .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
+        .prop_filter("a put that relies on a key which the same transaction changes", |txn| !relies_on_itself(txn))
+}
+
+/// What the API refuses as duplicate keys; the model and the engine may differ there.
+fn relies_on_itself(txn: &Txn) -> bool {
+    fn walk(txn: &Txn, ignores: &mut bool, puts: &mut Vec<Bytes>, deletes: &mut Vec<KeyRange>) -> bool {
+        for op in txn.success.iter().chain(&txn.failure) {
+            match op {
+                Op::Put(put) => {
+                    *ignores |= put.ignore_value || put.ignore_lease;
+                    puts.push(put.key.clone());
+                }
+                Op::DeleteRange(delete) => deletes.push(delete.range.clone()),
+                Op::Txn(nested) => _ = walk(nested, ignores, puts, deletes),
+                Op::Range(_) => {}
+            }
+        }
+        puts.sort();
+        let twice = puts.windows(2).any(|pair| pair[0] == pair[1]);
+        *ignores && (twice || puts.iter().any(|key| deletes.iter().any(|range| contains(range, key))))
+    }
+    walk(txn, &mut false, &mut Vec::new(), &mut Vec::new())
+}
+
+fn contains(range: &KeyRange, key: &Bytes) -> bool {
+    match &range.end[..] {
+        [] => range.start == *key,
+        [0] => range.start <= *key,
+        end => range.start <= *key && &key[..] < end,
+    }
+}
+
+pub(super) fn a_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        8 => a_put().prop_map(Command::Put),
+        3 => a_delete().prop_map(Command::DeleteRange),
+        4 => a_txn().prop_map(Command::Txn),
+        1 => (0..40i64).prop_map(|revision| Command::Compact { revision }),
+        2 => (1..4i64, 1..100i64).prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
+        1 => (1..4i64).prop_map(|id| Command::LeaseRevoke { id }),
+    ]
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => vec(a_command(), 0..4).prop_map(Step::Apply),
+        2 => Just(Step::CompactionStep),
+        1 => Just(Step::Flush),
+        1 => any::<u8>().prop_map(Step::Crash),
+        2 => (range(), 0..12i64, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(range, back, no_put, no_delete)| Step::Watch { range, back, no_put, no_delete }),
+        6 => (any::<usize>(), 1..5usize).prop_map(|(watcher, max_events)| Step::Poll { watcher, max_events }),
+    ]
+}
+
+/// A watcher with what it should deliver next.
+struct Observed {
+    watcher: Watcher,
+    spec: WatchSpec,
+    next: i64,
+    over: bool,
+}
+
+impl Observed {
+    /// Polls once; `true` if there may be more.
+    fn poll(&mut self, model: &Model, max_events: usize) -> bool {
+        if self.over {
+            return false;
+        }
+        match Arc::new(Bell::default()).with(|cx| self.watcher.poll(cx, max_events)) {
+            WatchPoll::Events { events, revision } => {
+                // Once there was a compaction, a previous value may be gone.
+                let before = |event: &Event| event.prev_kv().filter(|_| model.compacted < 0).cloned();
+                let got: Vec<_> = events
+                    .iter()
+                    .map(|event| (event.kv.clone(), before(event), event.kind == EventKind::Delete))
+                    .collect();
+                assert_eq!(got, self.expected(model, revision), "up to {revision}");
+                assert!(!events.is_empty() && revision <= model.revision);
+                self.next = revision + 1;
+                true
+            }
+            WatchPoll::Idle { synced_to } => {
+                assert_eq!(self.expected(model, synced_to), [], "nothing may be passed over");
+                assert!(self.watcher.progress() >= synced_to);
+                self.next = self.next.max(synced_to + 1);
+                synced_to < model.revision
+            }
+            WatchPoll::Compacted { compact_revision } => {
+                assert_eq!(compact_revision, model.compacted);
+                assert!(self.next < model.compacted);
+                self.over = true;
+                false
+            }
+            WatchPoll::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    fn expected(&self, model: &Model, upto: i64) -> Vec<(KeyValue, Option<KeyValue>, bool)> {
+        let writes = model.writes.iter().filter(|write| {
+            (self.next..=upto).contains(&write.at.main)
+                && contains(&self.spec.range, &write.key)
+                && !(if write.kv.is_some() { self.spec.no_put } else { self.spec.no_delete })
+        });
+        let events = writes.map(|write| {
+            let bare = KeyValue { key: write.key.clone(), mod_revision: write.at.main, ..KeyValue::default() };
+            let before = write.before.clone().filter(|_| model.compacted < 0);
+            (write.kv.clone().unwrap_or(bare), before, write.kv.is_none())
+        });
+        events.collect()
+    }
+}
+
+fn check_reads(engine: &Engine, model: &Model, requests: &[RangeRequest]) {
+    let reader = engine.reader();
+    for request in requests {
+        let expected = model.range(request).map(|response| (model.revision, response));
+        assert_eq!(reader.range(request), expected, "{request:?}");
+    }
+    for revision in model.compacted.max(1)..=model.revision {
+        let everything = RangeRequest {
+            revision,
+            ..request(KeyRange { start: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") })
+        };
+        let expected = model.range(&everything).map(|response| (model.revision, response));
+        assert_eq!(reader.range(&everything), expected, "everything at {revision}");
+    }
+    assert_eq!(reader.leases(), model.leases.clone().into_iter().collect::<Vec<_>>());
+    for &id in model.leases.keys() {
+        assert_eq!(reader.lease(id).unwrap().keys, model.keys_of(id), "lease {id}");
+    }
+}
+
+fn run(steps: Vec<Step>, requests: Vec<RangeRequest>, options: EngineOptions) {
+    let mut backend = Arc::new(MemoryBackend::with_crashes());
+    let mut engine = Engine::open_with(backend.clone(), options.clone()).unwrap();
+    // The log that raft would hold: entries by index from 1, and the outcomes they had.
+    let mut log = Vec::new();
+    let mut model = Model::new();
+    let mut watchers: Vec<Observed> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Apply(commands) => {
+                let expected: Vec<_> = commands.iter().map(|command| model.apply(command)).collect();
+                log.push((commands, expected));
+                let (commands, expected) = &log[log.len() - 1];
+                assert_eq!(&engine.apply(position(log.len() as u64), commands, &[]).unwrap(), expected);
+            }
+            Step::CompactionStep => _ = engine.compaction_step().unwrap(),
+            Step::Flush => assert_eq!(engine.flush().unwrap(), engine.applied()),
+            Step::Crash(kept) => {
+                let kept = backend.unflushed() * usize::from(kept) / 255;
+                backend = Arc::new(backend.crashed(kept));
+                engine = Engine::open_with(backend.clone(), options.clone()).unwrap();
+                let replay = engine.applied().map_or(0, |applied| applied.index);
+                for (index, (commands, expected)) in (1..).zip(&log).skip(replay as usize) {
+                    assert_eq!(&engine.apply(position(index), commands, &[]).unwrap(), expected, "replayed {index}");
+                }
+                watchers.clear();
+            }
+            Step::Watch { range, back, no_put, no_delete } => {
+                let start = if back == 0 { 0 } else { (model.revision + 3 - back).max(1) };
+                let spec = WatchSpec { range, start_revision: start, no_put, no_delete, prev_kv: true };
+                let next = if start == 0 { model.revision + 1 } else { start };
+                let watcher = engine.reader().watch(spec.clone());
+                watchers.push(Observed { watcher, spec, next, over: false });
+            }
+            Step::Poll { watcher, max_events } => {
+                if let Some(index) = watcher.checked_rem(watchers.len()) {
+                    watchers[index].poll(&model, max_events);
+                }
+            }
+        }
+    }
+    check_reads(&engine, &model, &requests);
+    for watcher in &mut watchers {
+        while watcher.poll(&model, 3) {}
+        assert!(watcher.over || watcher.next > model.revision);
+    }
+    let hash = engine.state_hash().unwrap();
+    while engine.compaction_step().unwrap() {}
+    check_reads(&engine, &model, &requests);
+    assert_eq!(engine.state_hash().unwrap(), hash, "compaction changes nothing that can be seen");
+    drop(engine);
+    let reopened = Engine::open_with(backend, options).unwrap();
+    check_reads(&reopened, &model, &requests);
+    assert_eq!(reopened.state_hash().unwrap(), hash);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn like_the_model(steps in vec(a_step(), 1..40), requests in vec(a_range(), 1..12)) {
+        run(steps, requests, EngineOptions { cache_bytes: 1 << 20, ..EngineOptions::default() });
+    }
+
+    #[test]
+    fn like_the_model_with_nothing_cached(steps in vec(a_step(), 1..40), requests in vec(a_range(), 1..12)) {
+        run(steps, requests, EngineOptions { cache_bytes: 0, ring_events: 0, ring_bytes: 1 });
+    }
+
+    #[test]
+    fn commands_survive_the_codec(command in a_command()) {
+        let mut encoded = vec![];
+        command.encode(&mut encoded);
+        prop_assert!(command.encoded_hint() <= encoded.len());
+        let encoded = Bytes::from(encoded);
+        prop_assert_eq!(Command::decode(&encoded), Ok(command));
+        for length in 0..encoded.len() {
+            prop_assert!(Command::decode(&encoded.slice(..length)).is_err(), "cut to {length}");
+        }
+        prop_assert!(Command::decode(&[&encoded[..], &[0]].concat().into()).is_err());
+    }
+
+    #[test]
+    fn decoding_survives_damage(command in a_command(), at in any::<usize>(), with in any::<u8>()) {
+        let mut encoded = vec![];
+        command.encode(&mut encoded);
+        let at = at % encoded.len();
+        encoded[at] = with;
+        if let Ok(decoded) = Command::decode(&encoded.into()) {
+            let mut again = vec![];
+            decoded.encode(&mut again);
+            prop_assert_eq!(Command::decode(&again.into()), Ok(decoded));
+        }
+    }
+
+    #[test]
+    fn decoding_survives_anything(mut bytes in vec(any::<u8>(), 0..200)) {
+        if let Some(version) = bytes.first_mut() {
+            *version = 1;
+        }
+        if let Some(tag) = bytes.get_mut(1) {
+            *tag %= 8;
+        }
+        let _ = Command::decode(&bytes.into());
+    }
+}

@@ -1,8 +1,39 @@
 //! The Kubernetes gateway: discovery, resources, watch cache, patch, admission, authentication.
 
+mod admission;
+mod binding;
+mod bootstrap;
+mod cache;
+mod config;
 pub mod defaults;
+mod discovery;
+mod error;
+mod eviction;
+mod expiry;
+mod gateway;
+mod health;
+mod limit;
+mod media;
+mod metrics;
 pub mod openapi;
 pub mod patch;
+mod query;
+mod registry;
+mod route;
+mod scale;
+mod scan;
 pub mod schema;
+mod selector;
+mod service;
+mod shape;
+mod status;
 pub mod table;
 pub mod validate;
+mod verbs;
+
+pub use config::Config;
+pub use error::Error;
+pub use gateway::{Gateway, User};
+
+#[cfg(test)]
+mod tests;

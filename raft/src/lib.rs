@@ -1,1 +1,32 @@
 //! Orders commands and makes them durable: openraft, log store, snapshots, read barrier.
+//!
+//! A command goes through a bounded queue into one log entry together with all others that were waiting, is synced to
+//! disk with them once, applied to the engine and answered. Nothing outside this crate knows openraft.
+
+mod barrier;
+mod batch;
+mod clock;
+mod codec;
+mod config;
+mod dir;
+mod error;
+mod leases;
+mod log;
+mod network;
+mod node;
+mod proposer;
+mod queue;
+mod start;
+mod state;
+mod stats;
+mod status;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use clock::{Clock, MonotonicClock};
+pub use config::{Config, Data};
+pub use error::Error;
+pub use node::Node;
+pub use stats::{SYNC_BUCKETS_US, SyncStats};
+pub use status::{Member, Status};

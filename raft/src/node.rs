@@ -1,0 +1,213 @@
+//! The handle through which everybody else uses the group.
+
+use std::sync::{Arc, OnceLock};
+
+use kelson_engine::{Command, Outcome, Reader};
+use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use tokio::{
+    sync::watch,
+    time::{Duration, timeout},
+};
+
+use crate::{
+    Config, Error, Member, Status,
+    barrier::Barrier,
+    leases::Leases,
+    log::LogStore,
+    queue::Queue,
+    start::{self, Parts},
+    state::StateMachine,
+    types::Types,
+};
+
+/// openraft's handle with this crate's types.
+pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
+
+/// One member of the group. Clones share it; when the last one goes without [`Node::shutdown`] the node stops by
+/// itself, without waiting.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) barrier: Arc<Barrier>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) reader: Reader,
+    pub(crate) log: LogStore,
+    pub(crate) failure: Arc<OnceLock<Error>>,
+    /// Set to ask the background to end.
+    pub(crate) stop: watch::Sender<bool>,
+    /// How the background ended.
+    pub(crate) ended: watch::Receiver<Option<Result<(), Error>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+impl Node {
+    /// Opens or creates a node and returns when it leads, or follows, and has applied everything it knows to be
+    /// committed: all that was ever acknowledged can be read.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], [`Error::Directory`] and [`Error::Mismatch`] for a data directory that cannot be used,
+    /// [`Error::Storage`] for content that does not read back, [`Error::Config`].
+    pub async fn open(config: Config) -> Result<Node, Error> {
+        config.validate()?;
+        let parts = Parts::open(&config)?;
+        Node::open_parts(config, parts).await
+    }
+
+    pub(crate) async fn open_parts(config: Config, parts: Parts) -> Result<Node, Error> {
+        start::on_own_thread(config, parts).await.map(|inner| Node { inner: Arc::new(inner) })
+    }
+
+    /// Orders a command, makes it durable, applies it and returns what it did.
+    ///
+    /// When the caller stops waiting the command takes effect all the same.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when the state machine refused it, else why it could not be ordered or its fate is unknown.
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        let answer = self.inner.queue.push(command).map_err(|e| self.explain(e))?;
+        self.wait(answer).await
+    }
+
+    /// Returns when everything that was acknowledged before the call can be read here: the linearizable read's first
+    /// half. Free while this member leads alone, else one round of heartbeats shared with all who wait.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] when another member leads or none does, [`Error::Timeout`], [`Error::Stopped`].
+    pub async fn read_barrier(&self) -> Result<(), Error> {
+        if self.leads_alone() {
+            // Acknowledged means applied here, before the answer went out, and nobody else can acknowledge anything.
+            return Ok(());
+        }
+        self.barrier_round().await
+    }
+
+    /// Waits for a round of heartbeats that begins after this call.
+    pub(crate) async fn barrier_round(&self) -> Result<(), Error> {
+        if self.inner.ended.borrow().is_some() {
+            return Err(self.explain(Error::Stopped));
+        }
+        self.wait(self.inner.barrier.join()?).await
+    }
+
+    /// Consistent reads of the state; not linearizable without [`Node::read_barrier`] before.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    pub fn status(&self) -> Status {
+        let inner = &*self.inner;
+        let failure = inner.failure.get().map(ToString::to_string);
+        let metrics = inner.metrics.borrow_watched();
+        let index = |id: &Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+        let mut status = Status {
+            member_id: inner.config.node_id,
+            cluster_id: inner.config.cluster_id,
+            leader: metrics.current_leader.unwrap_or(0),
+            is_leader: metrics.state == ServerState::Leader,
+            is_learner: metrics.state == ServerState::Learner,
+            term: metrics.current_term,
+            index: metrics.last_log_index.unwrap_or(0),
+            committed: index(&metrics.local_committed),
+            applied: index(&metrics.last_applied),
+            db_size: 0,
+            log_size: 0,
+            pending: inner.queue.len() as u64,
+            syncs: inner.log.shared().syncs.snapshot(),
+            failure,
+        };
+        // The guard blocks raft: what may take long is asked without it.
+        drop(metrics);
+        status.db_size = inner.reader.size_bytes();
+        status.log_size = inner.log.size();
+        status
+    }
+
+    /// All members; the addresses of this one are those it was opened with.
+    pub fn members(&self) -> Vec<Member> {
+        let config = &self.inner.config;
+        let membership = self.inner.metrics.borrow_watched().membership_config.clone();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let member = |(id, peer): (&u64, &crate::types::Peer)| {
+            let is_learner = !voters.contains(id);
+            let (name, peer_urls, client_urls) = if *id == config.node_id {
+                (config.name.clone(), config.peer_urls.clone(), config.client_urls.clone())
+            } else {
+                (peer.name.clone(), peer.peer_urls.clone(), peer.client_urls.clone())
+            };
+            Member { id: *id, name, peer_urls, client_urls, is_learner }
+        };
+        membership.nodes().map(member).collect()
+    }
+
+    /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease or this
+    /// member does not lead.
+    pub fn lease_renew(&self, id: i64) -> Option<i64> {
+        if self.is_leader() { self.inner.leases.renew(id) } else { None }
+    }
+
+    /// Seconds that a lease has left, rounded down; `None` when there is no such lease.
+    pub fn lease_remaining(&self, id: i64) -> Option<i64> {
+        self.inner.leases.remaining(id)
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.inner.metrics.borrow_watched().state == ServerState::Leader
+    }
+
+    /// Returns when the node has stopped: `Ok` after a shutdown, else what went wrong. A process whose node has failed
+    /// should end, because nothing can be written any more.
+    pub async fn stopped(&self) -> Result<(), Error> {
+        let mut ended = self.inner.ended.clone();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(how)) => how.clone(),
+            _ => Err(Error::Stopped),
+        }
+    }
+
+    /// Refuses new commands, answers those under way, flushes and closes everything. Safe to call again.
+    ///
+    /// # Errors
+    /// What made the node stop before, or the last flush fail.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.inner.stop.send_replace(true);
+        self.stopped().await
+    }
+
+    /// Whether this member is the whole electorate and leads. Read from what raft publishes before it acts on anything
+    /// that could commit a membership with other voters, so it is never true for too long.
+    fn leads_alone(&self) -> bool {
+        let metrics = self.inner.metrics.borrow_watched();
+        let configs = metrics.membership_config.get_joint_config();
+        metrics.state == ServerState::Leader
+            && matches!(configs.as_slice(), [only] if only.len() == 1 && only.contains(&self.inner.config.node_id))
+    }
+
+    async fn wait<T>(&self, answer: tokio::sync::oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let limit: Duration = self.inner.config.request_timeout;
+        match timeout(limit, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // Nobody is left to answer.
+            Ok(Err(_)) => Err(self.explain(Error::Stopped)),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    /// A node that stopped by itself says why.
+    fn explain(&self, error: Error) -> Error {
+        match (error, self.inner.failure.get()) {
+            (Error::Stopped, Some(failure)) => failure.clone(),
+            (error, _) => error,
+        }
+    }
+}

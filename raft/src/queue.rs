@@ -1,0 +1,200 @@
+//! Commands that wait for a place in the next log entry: bounded, lock-free for those who put something in.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use kelson_engine::{
+    Command, MAX_TXN_DEPTH, Outcome,
+    command::{Compare, CompareTarget, Op, Put, Txn},
+};
+use tokio::sync::{Notify, oneshot};
+
+use crate::Error;
+
+/// Where the answer to one command goes.
+pub(crate) type Reply = oneshot::Sender<Result<Outcome, Error>>;
+
+/// One waiting command.
+pub(crate) struct Waiting {
+    pub(crate) command: Command,
+    /// Weight of the command, see [`weight`].
+    pub(crate) bytes: usize,
+    pub(crate) reply: Reply,
+}
+
+/// Between the callers of [`Node::propose`](crate::Node::propose) and the one proposer.
+pub(crate) struct Queue {
+    waiting: ArrayQueue<Waiting>,
+    bytes: AtomicUsize,
+    max_bytes: usize,
+    closed: AtomicBool,
+    filled: Notify,
+}
+
+impl Queue {
+    pub(crate) fn new(max_commands: usize, max_bytes: usize) -> Self {
+        Queue {
+            waiting: ArrayQueue::new(max_commands.max(1)),
+            bytes: AtomicUsize::new(0),
+            max_bytes,
+            closed: AtomicBool::new(false),
+            filled: Notify::new(),
+        }
+    }
+
+    /// Puts a command in; the receiver gets its outcome.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRequests`] when full, [`Error::Stopped`] when closed, [`Error::TooDeep`].
+    pub(crate) fn push(&self, command: Command) -> Result<oneshot::Receiver<Result<Outcome, Error>>, Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::Stopped);
+        }
+        let bytes = weight(&command)?;
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // The first one is let in whatever its size, or it could never be proposed.
+        let fits = before == 0 || before.saturating_add(bytes) <= self.max_bytes;
+        let (reply, answer) = oneshot::channel();
+        if !fits || self.waiting.push(Waiting { command, bytes, reply }).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::TooManyRequests);
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            // The one who closed may have looked before this command was in.
+            self.refuse_all();
+        } else {
+            self.filled.notify_one();
+        }
+        Ok(answer)
+    }
+
+    /// The next command, if one waits.
+    pub(crate) fn pop(&self) -> Option<Waiting> {
+        let next = self.waiting.pop()?;
+        self.bytes.fetch_sub(next.bytes, Ordering::Relaxed);
+        Some(next)
+    }
+
+    /// Waits for a command; `None` once closed. For one caller only.
+    pub(crate) async fn next(&self) -> Option<Waiting> {
+        loop {
+            if let Some(next) = self.pop() {
+                return Some(next);
+            }
+            if self.closed.load(Ordering::SeqCst) {
+                return None;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Commands that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Refuses what waits and whatever comes.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.refuse_all();
+        self.filled.notify_one();
+    }
+
+    fn refuse_all(&self) {
+        while let Some(next) = self.pop() {
+            // The caller may have given up.
+            let _ = next.reply.send(Err(Error::Stopped));
+        }
+    }
+}
+
+/// What a command costs against the byte bounds: its keys and values, and a little for the rest.
+///
+/// # Errors
+/// [`Error::TooDeep`] for what could be written to the log but not read back.
+fn weight(command: &Command) -> Result<usize, Error> {
+    const FIXED: usize = 64;
+    Ok(FIXED
+        + match command {
+            Command::Put(put) => put_weight(put),
+            Command::DeleteRange(delete) => delete.range.start.len() + delete.range.end.len(),
+            Command::Txn(txn) => txn_weight(txn, MAX_TXN_DEPTH).ok_or(Error::TooDeep)?,
+            Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => 0,
+        })
+}
+
+fn put_weight(put: &Put) -> usize {
+    put.key.len() + put.value.len()
+}
+
+/// `None` when more than `depth` transactions are nested.
+fn txn_weight(txn: &Txn, depth: usize) -> Option<usize> {
+    const PER_PART: usize = 48;
+    let depth = depth.checked_sub(1)?;
+    let compare = |c: &Compare| {
+        let value = if let CompareTarget::Value(value) = &c.target { value.len() } else { 0 };
+        PER_PART + c.range.start.len() + c.range.end.len() + value
+    };
+    let mut bytes = txn.compares.iter().map(compare).sum();
+    for op in txn.success.iter().chain(&txn.failure) {
+        bytes += PER_PART
+            + match op {
+                Op::Range(range) => range.range.start.len() + range.range.end.len(),
+                Op::Put(put) => put_weight(put),
+                Op::DeleteRange(delete) => delete.range.start.len() + delete.range.end.len(),
+                Op::Txn(nested) => txn_weight(nested, depth)?,
+            };
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(len: usize) -> Command {
+        Command::Put(Put { key: vec![b'k'; 10].into(), value: vec![b'v'; len].into(), ..Put::default() })
+    }
+
+    #[test]
+    fn both_bounds_refuse_and_popping_makes_room() {
+        let queue = Queue::new(2, 1000);
+        let _first = queue.push(put(5000)).unwrap();
+        assert_eq!(queue.push(put(1)).unwrap_err(), Error::TooManyRequests, "the bytes are used up");
+        assert!(queue.pop().is_some());
+        let _second = queue.push(put(1)).unwrap();
+        let _third = queue.push(put(1)).unwrap();
+        assert_eq!(queue.push(put(1)).unwrap_err(), Error::TooManyRequests, "the places are used up");
+        queue.pop().unwrap();
+        queue.pop().unwrap();
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_refused() {
+        let nested = |depth| {
+            let innermost = Txn::default();
+            let txn = (1..depth).fold(innermost, |inner, _| Txn { success: vec![Op::Txn(inner)], ..Txn::default() });
+            Command::Txn(txn)
+        };
+        let queue = Queue::new(4, 1 << 20);
+        for depth in [1, MAX_TXN_DEPTH] {
+            let command = nested(depth);
+            let mut encoded = Vec::new();
+            command.encode(&mut encoded);
+            assert_eq!(Command::decode(&encoded.into()), Ok(command.clone()));
+            queue.push(command).unwrap();
+        }
+        assert_eq!(queue.push(nested(MAX_TXN_DEPTH + 1)).unwrap_err(), Error::TooDeep);
+    }
+
+    #[test]
+    fn closing_answers_what_waits_and_refuses_what_comes() {
+        let queue = Queue::new(4, 1000);
+        let mut waiting = queue.push(put(1)).unwrap();
+        queue.close();
+        assert_eq!(waiting.try_recv().unwrap(), Err(Error::Stopped));
+        assert_eq!(queue.push(put(1)).unwrap_err(), Error::Stopped);
+        assert_eq!(queue.len(), 0);
+    }
+}

@@ -1,0 +1,99 @@
+//! Whole nodes on storage that can be held, cut off and looked into.
+
+mod batching;
+mod crash;
+mod disk;
+mod durable;
+mod expiry;
+mod lifecycle;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+mod suite;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use kelson_engine::{
+    Command, MemoryBackend, Outcome,
+    command::{KeyRange, KeyValue, Put, RangeRequest, SortOrder, SortTarget},
+};
+
+use self::disk::TestDisk;
+use crate::{Clock, Config, Data, Error, Node, start::Parts};
+
+/// Longest that anything in these tests may take before it counts as stuck.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A clock that stands until it is turned.
+#[derive(Debug, Default)]
+struct HandClock(AtomicU64);
+
+impl HandClock {
+    fn turn_to(&self, ms: u64) {
+        self.0.store(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn config() -> Config {
+    Config { lease_check: Duration::from_millis(5), ..Config::new("test", Data::Memory) }
+}
+
+fn put(key: impl Into<String>, value: impl Into<String>) -> Command {
+    Command::Put(Put { key: key.into().into(), value: value.into().into(), ..Put::default() })
+}
+
+/// A node on a disk and a backend that the test keeps hold of.
+async fn open(config: Config, disk: &Arc<TestDisk>, backend: &Arc<MemoryBackend>) -> Result<Node, Error> {
+    Node::open_parts(config, Parts { disk: disk.clone(), backend: backend.clone(), dir: None }).await
+}
+
+/// Puts a key and returns the store's revision after it.
+async fn write(node: &Node, key: impl Into<String>, value: impl Into<String>) -> i64 {
+    match node.propose(put(key, value)).await.unwrap() {
+        Outcome::Put { revision, .. } => revision,
+        other => panic!("a put answered with {other:?}"),
+    }
+}
+
+/// Every key, in order.
+fn dump(node: &Node) -> Vec<KeyValue> {
+    let request = RangeRequest {
+        range: KeyRange { start: vec![0].into(), end: vec![0].into() },
+        limit: 0,
+        revision: 0,
+        sort_order: SortOrder::None,
+        sort_target: SortTarget::Key,
+        keys_only: false,
+        count_only: false,
+        min_mod_revision: 0,
+        max_mod_revision: 0,
+        min_create_revision: 0,
+        max_create_revision: 0,
+    };
+    node.reader().range(&request).unwrap().1.kvs
+}
+
+fn keys(node: &Node) -> Vec<String> {
+    dump(node).iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
+}
+
+/// Polls until a condition holds.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let patience = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}

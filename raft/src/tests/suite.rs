@@ -1,0 +1,59 @@
+//! openraft's own suite for storage, on every log there is.
+
+use std::sync::Arc;
+
+use kelson_engine::{Engine, MemoryBackend};
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    clock::MonotonicClock,
+    leases::Leases,
+    log::{LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
+    state::{StateMachine, Thresholds},
+    types::Types,
+};
+
+/// Makes stores whose tail holds at most `tail_bytes`: with 0 nearly every read goes to the disk.
+pub(super) struct Builder<F> {
+    pub(super) disk: F,
+    pub(super) tail_bytes: usize,
+}
+
+impl<F, G> StoreBuilder<Types, LogStore, StateMachine, (LogThread, G)> for Builder<F>
+where
+    F: Fn() -> (Arc<dyn Disk>, G) + Send + Sync,
+    G: Send + Sync,
+{
+    async fn build(&self) -> Result<((LogThread, G), LogStore, StateMachine), StorageError<Types>> {
+        let (disk, guard) = (self.disk)();
+        let (log, thread) = LogStore::open(disk, self.tail_bytes).unwrap();
+        let engine = Engine::open(Arc::new(MemoryBackend::new())).unwrap();
+        let leases = Arc::new(Leases::new(Arc::new(MonotonicClock::default()), engine.reader()));
+        let thresholds = Thresholds { entries: 100, bytes: 1 << 20 };
+        let machine = StateMachine::new(engine, leases, thresholds, Arc::new(Notify::new())).unwrap();
+        Ok(((thread, guard), log, machine))
+    }
+}
+
+/// The suite stops at the first thing that fails. Its last part moves a state to another member, which a group of one
+/// has nobody to do with: exactly that must be what fails.
+pub(super) async fn passes_up_to_transfer<F, G>(builder: Builder<F>)
+where
+    F: Fn() -> (Arc<dyn Disk>, G) + Send + Sync,
+    G: Send + Sync,
+{
+    let error = Suite::test_all(builder).await.unwrap_err().to_string();
+    assert!(error.contains("receiving another member's state needs replication"), "{error}");
+}
+
+#[tokio::test]
+async fn log_in_memory() {
+    for tail_bytes in [0, 1 << 20] {
+        passes_up_to_transfer(Builder { disk: || (Arc::new(MemoryDisk::default()) as Arc<dyn Disk>, ()), tail_bytes })
+            .await;
+    }
+}

@@ -233,7 +233,8 @@ impl Queue {
         [self.active.len(), self.backoff.len(), self.unschedulable.len()]
     }
 
-    fn expire(&mut self, now: u64) {
+    /// Makes ready the pods whose backoff, or longest wait for an event, has run out. [`Queue::pop`] does so too.
+    pub fn expire(&mut self, now: u64) {
         while let Some(&(since, id)) = self.unschedulable.first()
             && since + self.waits.max_unschedulable <= now
         {

@@ -24,6 +24,7 @@ mod manager;
 mod namespace;
 mod queue;
 mod replicaset;
+pub mod scheduler;
 mod view;
 mod world;
 

@@ -1,0 +1,145 @@
+//! Changes on their way from the reflectors to the driver. Never blocks the reflectors.
+
+use std::sync::Arc;
+
+use kelson_wire::kube::{Delta, Keyed};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+
+/// Changes beyond this many are merged per object, so that at most one is held for each object there is.
+const MERGE_AT: usize = 1 << 16;
+
+/// One kind's changes, in order.
+#[derive(Debug)]
+struct Changes<T> {
+    deltas: Vec<Delta<T>>,
+    merge_at: usize,
+}
+
+/// Both kinds.
+pub struct Inbox<A, B> {
+    first: Mutex<Changes<A>>,
+    second: Mutex<Changes<B>>,
+    arrived: Arc<Notify>,
+}
+
+impl<A: Keyed, B: Keyed> Inbox<A, B> {
+    /// An empty inbox.
+    pub fn new() -> Inbox<A, B> {
+        Inbox {
+            first: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
+            second: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
+            arrived: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Adds changes of the first kind.
+    pub fn push_first(&self, deltas: Vec<Delta<A>>) {
+        self.first.lock().push(deltas);
+        self.arrived.notify_one();
+    }
+
+    /// Adds changes of the second kind.
+    pub fn push_second(&self, deltas: Vec<Delta<B>>) {
+        self.second.lock().push(deltas);
+        self.arrived.notify_one();
+    }
+
+    /// Takes everything.
+    pub fn take(&self) -> (Vec<Delta<A>>, Vec<Delta<B>>) {
+        (self.first.lock().take(), self.second.lock().take())
+    }
+
+    /// Returns when something has arrived since the last return.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+impl<T: Keyed> Changes<T> {
+    fn push(&mut self, deltas: Vec<Delta<T>>) {
+        if self.deltas.is_empty() {
+            self.deltas = deltas;
+        } else {
+            self.deltas.extend(deltas);
+        }
+        if self.deltas.len() >= self.merge_at {
+            self.merge();
+            // So that a merge is paid for by as many changes as it looks at.
+            self.merge_at = MERGE_AT.max(2 * self.deltas.len());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Delta<T>> {
+        self.merge_at = MERGE_AT;
+        std::mem::take(&mut self.deltas)
+    }
+
+    /// Leaves one change per object: from what it was first to what it is now.
+    fn merge(&mut self) {
+        let mut places: FxHashMap<Arc<str>, usize> = FxHashMap::default();
+        let mut merged: Vec<Delta<T>> = Vec::new();
+        for delta in self.deltas.drain(..).flat_map(split) {
+            let uid = delta.latest().meta().uid.clone();
+            match places.get(&uid) {
+                Some(at) => merged[*at].new = delta.new,
+                None => {
+                    places.insert(uid, merged.len());
+                    merged.push(delta);
+                }
+            }
+        }
+        // What came and went in between was never seen.
+        merged.retain(|delta| delta.old.is_some() || delta.new.is_some());
+        self.deltas = merged;
+    }
+}
+
+/// A replacement by another object of the same name is two changes.
+fn split<T: Keyed>(delta: Delta<T>) -> impl Iterator<Item = Delta<T>> {
+    let replaced = match (&delta.old, &delta.new) {
+        (Some(old), Some(new)) => old.meta().uid != new.meta().uid,
+        _ => false,
+    };
+    let (first, second) = if replaced {
+        (Delta { old: delta.old, new: None }, Some(Delta { old: None, new: delta.new }))
+    } else {
+        (delta, None)
+    };
+    std::iter::once(first).chain(second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::view::PodView;
+
+    fn pod(uid: &str, revision: u32) -> Option<Arc<PodView>> {
+        let json = format!(r#"{{"metadata":{{"name":"p","uid":"{uid}","resourceVersion":"{revision}"}}}}"#);
+        Some(Arc::new(serde_json::from_str(&json).unwrap()))
+    }
+
+    #[test]
+    fn merging_keeps_the_first_and_the_last_of_each_object() {
+        let mut changes = Changes { deltas: Vec::new(), merge_at: 4 };
+        changes.push(vec![
+            Delta { old: None, new: pod("a", 1) },
+            Delta { old: pod("a", 1), new: pod("a", 2) },
+            Delta { old: pod("b", 1), new: pod("c", 3) },
+            Delta { old: pod("a", 2), new: None },
+            Delta { old: pod("c", 3), new: pod("c", 4) },
+        ]);
+        let seen: Vec<_> = changes
+            .take()
+            .into_iter()
+            .map(|delta| {
+                let told =
+                    |side: Option<Arc<PodView>>| side.map(|pod| (pod.meta().uid.to_string(), pod.meta().revision()));
+                (told(delta.old), told(delta.new))
+            })
+            .collect();
+        let of = |uid: &str, revision| Some((uid.to_string(), revision));
+        assert_eq!(seen, [(of("b", 1), None), (None, of("c", 4))]);
+    }
+}

@@ -1,0 +1,215 @@
+use super::*;
+
+const CONFIRM: u64 = 30_000;
+
+/// `rest` closes the spec and may add to the pod.
+fn pod(uid: &str, rest: &str) -> Arc<PodView> {
+    let json = format!(
+        r#"{{"metadata":{{"name":"{uid}","namespace":"d","uid":"{uid}"}},"spec":{{"schedulerName":"default-scheduler",
+            "containers":[{{"resources":{{"requests":{{"cpu":"600m"}}}}}}]{rest}}}"#
+    );
+    Arc::new(serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}")))
+}
+
+fn pending(uid: &str) -> Arc<PodView> {
+    pod(uid, "}")
+}
+
+fn bound(uid: &str, node: &str) -> Arc<PodView> {
+    pod(uid, &format!(r#","nodeName":"{node}"}}"#))
+}
+
+struct World {
+    model: Model,
+}
+
+impl World {
+    /// Nodes of one CPU: each has room for one of the pods.
+    fn new(nodes: &[&str]) -> World {
+        let mut world = World { model: Model::new(DEFAULT_SCHEDULER, 1, 1, Waits::default()) };
+        nodes.iter().for_each(|name| world.node(name, 0));
+        world
+    }
+
+    fn node(&mut self, name: &str, now: u64) {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","uid":"{name}"}},"status":{{"allocatable":{{"cpu":"1","memory":"1Gi","pods":"9"}}}}}}"#
+        );
+        let view: NodeView = serde_json::from_str(&json).unwrap();
+        self.model.node_changed(&Delta { old: None, new: Some(Arc::new(view)) }, now);
+    }
+
+    fn see(&mut self, view: &Arc<PodView>, now: u64) {
+        self.model.pod_changed(&Delta { old: None, new: Some(view.clone()) }, now);
+    }
+
+    fn gone(&mut self, view: &Arc<PodView>, now: u64) {
+        self.model.pod_changed(&Delta { old: Some(view.clone()), new: None }, now);
+    }
+
+    fn schedule(&mut self, now: u64) -> Vec<Binding> {
+        self.model.wake(now);
+        self.model.schedule(100, now)
+    }
+
+    fn end(&mut self, binding: &Binding, outcome: Outcome, now: u64) -> Option<Binding> {
+        self.model.binding_ended(binding.clone(), outcome, now + CONFIRM, now)
+    }
+}
+
+fn names(bindings: &[Binding]) -> Vec<&str> {
+    bindings.iter().map(|binding| &*binding.view.meta().name).collect()
+}
+
+#[test]
+fn a_binding_without_an_answer_keeps_its_place() {
+    let mut world = World::new(&["n"]);
+    world.see(&pending("a"), 0);
+    world.see(&pending("b"), 0);
+    let sent = world.schedule(0);
+    assert_eq!(names(&sent), ["a"]);
+    let again = world.end(&sent[0], Outcome::Unknown("timeout".into()), 1).expect("sent again");
+    assert_eq!((&*again.node, again.unanswered), ("n", 1));
+    assert!(world.model.awaits(&again));
+    assert!(world.schedule(400_000).is_empty(), "the place may be taken");
+    // It had been done after all.
+    world.see(&bound("a", "n"), 400_000);
+    assert!(!world.model.awaits(&again));
+    assert!(world.end(&again, Outcome::Unknown("timeout".into()), 400_000).is_none());
+    assert!(world.schedule(900_000).is_empty());
+}
+
+#[test]
+fn a_refused_binding_frees_its_place_and_backs_off() {
+    let mut world = World::new(&["n"]);
+    world.see(&pending("a"), 0);
+    let sent = world.schedule(0);
+    assert!(world.end(&sent[0], Outcome::Refused("no".into()), 10).is_none());
+    assert!(world.schedule(999).is_empty());
+    assert_eq!(world.model.next_wake(), Some(1_000));
+    assert_eq!(names(&world.schedule(1_000)), ["a"]);
+    let report = world.model.next_report().expect("told");
+    assert_eq!((report.reason, &*report.message), ("SchedulerError", "no"));
+}
+
+#[test]
+fn a_pod_that_another_scheduler_bound_moves_there() {
+    let mut world = World::new(&["n", "m"]);
+    world.see(&pending("a"), 0);
+    let sent = world.schedule(0);
+    let other = if &*sent[0].node == "n" { "m" } else { "n" };
+    let found = Outcome::Changed(Box::new(Arc::into_inner(bound("a", other)).unwrap()));
+    assert!(world.end(&sent[0], found, 0).is_none());
+    world.see(&pending("b"), 0);
+    let sent_next = world.schedule(0);
+    assert_eq!(sent_next[0].node, sent[0].node, "the place that was assumed is free");
+}
+
+#[test]
+fn what_is_gone_or_has_ended_frees_its_place() {
+    let mut world = World::new(&["n"]);
+    world.see(&bound("a", "n"), 0);
+    world.see(&pending("b"), 0);
+    assert!(world.schedule(0).is_empty());
+    world.gone(&bound("a", "n"), 2_000);
+    let sent = world.schedule(2_000);
+    assert_eq!(names(&sent), ["b"]);
+    world.end(&sent[0], Outcome::Bound, 2_000);
+    world.see(&pending("c"), 2_000);
+    assert!(world.schedule(2_000).is_empty());
+    world.see(&pod("b", r#","nodeName":"n"},"status":{"phase":"Succeeded"}"#), 9_000);
+    assert_eq!(names(&world.schedule(9_000)), ["c"]);
+}
+
+#[test]
+fn a_terminating_pod_counts_until_it_is_gone() {
+    let mut world = World::new(&["n"]);
+    let json = r#"{"metadata":{"name":"a","namespace":"d","uid":"a","deletionTimestamp":"2026-01-01T00:00:00Z"},
+        "spec":{"nodeName":"n","containers":[{"resources":{"requests":{"cpu":"600m"}}}]}}"#;
+    let terminating: Arc<PodView> = Arc::new(serde_json::from_str(json).unwrap());
+    world.see(&terminating, 0);
+    world.see(&pending("b"), 0);
+    assert!(world.schedule(0).is_empty());
+    world.gone(&terminating, 5_000);
+    assert_eq!(names(&world.schedule(5_000)), ["b"]);
+}
+
+#[test]
+fn a_watch_that_lags_behind_undoes_nothing() {
+    let mut world = World::new(&["n"]);
+    world.see(&pending("a"), 0);
+    let sent = world.schedule(0);
+    world.see(&pending("a"), 1);
+    assert!(world.schedule(1).is_empty(), "its binding is under way");
+    world.end(&sent[0], Outcome::Bound, 2);
+    world.see(&pending("a"), 3);
+    assert!(world.schedule(500_000).is_empty(), "it is bound");
+}
+
+#[test]
+fn a_binding_that_the_watch_never_shows_is_asked_about() {
+    let mut world = World::new(&["n"]);
+    world.see(&pending("a"), 0);
+    let sent = world.schedule(0);
+    world.end(&sent[0], Outcome::Bound, 0);
+    assert_eq!(world.model.next_wake(), Some(CONFIRM));
+    assert!(world.model.overdue(0, CONFIRM - 1).is_empty());
+    let asked = world.model.overdue(2 * CONFIRM, CONFIRM);
+    assert_eq!(names(&asked), ["a"]);
+    // The API lost it (restored from a backup): it is placed anew.
+    world.end(&asked[0], Outcome::Changed(Box::new(Arc::into_inner(pending("a")).unwrap())), CONFIRM);
+    assert_eq!(names(&world.schedule(CONFIRM)), ["a"]);
+    world.see(&bound("a", "n"), CONFIRM);
+    assert!(world.model.overdue(0, 900_000).is_empty(), "a confirmed one is not asked about");
+    assert_eq!(world.model.next_wake(), None);
+}
+
+#[test]
+fn another_pod_of_the_same_name_is_another_pod() {
+    let mut world = World::new(&["n"]);
+    let (old, new) = (bound("a", "n"), pending("b"));
+    world.see(&old, 0);
+    world.model.pod_changed(&Delta { old: Some(old), new: Some(new) }, 0);
+    assert_eq!(names(&world.schedule(0)), ["b"]);
+}
+
+#[test]
+fn a_pod_is_reported_once_per_reason() {
+    let mut world = World::new(&[]);
+    world.see(&pending("a"), 0);
+    world.schedule(0);
+    let first = world.model.next_report().expect("told");
+    assert_eq!(&*first.message, "no nodes available to schedule pods");
+    world.see(&bound("x", "n"), 1_000);
+    world.node("n", 1_000);
+    world.schedule(1_000);
+    let second = world.model.next_report().expect("told");
+    assert_eq!(&*second.message, "0/1 nodes are available: 1 Insufficient cpu.");
+    world.schedule(400_000);
+    assert!(world.model.next_report().is_none(), "the same reason again");
+    world.model.report_lost(second.id);
+    world.schedule(800_000);
+    assert!(world.model.next_report().is_some());
+    // After a restart the condition itself says it.
+    let told = r#"},"status":{"conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"no nodes available to schedule pods"}]}"#;
+    let mut world = World::new(&[]);
+    world.see(&pod("a", told), 0);
+    world.schedule(0);
+    assert!(world.model.next_report().is_none());
+}
+
+#[test]
+fn only_pods_that_are_ours_and_ready_are_placed() {
+    let mut world = World::new(&["n", "m"]);
+    let other = r#"{"metadata":{"name":"o","uid":"o"},"spec":{"schedulerName":"other"}}"#;
+    world.see(&Arc::new(serde_json::from_str(other).unwrap()), 0);
+    let gated = pod("g", r#","schedulingGates":[{"name":"wait"}]}"#);
+    world.see(&gated, 0);
+    let claim = pod("v", r#","volumes":[{"persistentVolumeClaim":{"claimName":"data"}}]}"#);
+    world.see(&claim, 0);
+    assert!(world.schedule(0).is_empty());
+    let report = world.model.next_report().expect("told");
+    assert_eq!((&*report.view.meta().name, &*report.message), ("v", "persistentvolumeclaim \"data\" not found"));
+    world.see(&pending("g"), 0);
+    assert_eq!(names(&world.schedule(0)), ["g"]);
+}

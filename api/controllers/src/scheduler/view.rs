@@ -1,0 +1,416 @@
+//! Pods and nodes as the scheduler reads them: nothing is kept that it does not use, so that many fit in memory.
+
+use std::sync::Arc;
+
+use kelson_sched::{
+    ContainerRequests, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, Protocol, Requests,
+    Requirement, Resources, Taint, Toleration, TolerationOperator,
+};
+use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp};
+use serde::{Deserialize, Deserializer};
+
+use super::raw;
+
+/// A constraint of a pod that this scheduler does not evaluate. The pod is left pending rather than placed wrongly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unsupported {
+    PodAffinity,
+    PodAntiAffinity,
+    TopologySpread,
+    /// The claim's name.
+    VolumeClaim(Box<str>),
+    ResourceClaim,
+}
+
+impl std::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unsupported::PodAffinity => f.write_str("required pod affinity is not supported by this scheduler"),
+            Unsupported::PodAntiAffinity => {
+                f.write_str("required pod anti-affinity is not supported by this scheduler")
+            }
+            Unsupported::TopologySpread => {
+                f.write_str("topology spread constraints with DoNotSchedule are not supported by this scheduler")
+            }
+            Unsupported::VolumeClaim(name) => write!(f, "persistentvolumeclaim \"{name}\" not found"),
+            Unsupported::ResourceClaim => f.write_str("resource claims are not supported by this scheduler"),
+        }
+    }
+}
+
+/// The `PodScheduled` condition where it is not `True`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub status: Box<str>,
+    pub reason: Box<str>,
+    pub message: Box<str>,
+}
+
+/// A pod.
+#[derive(Debug)]
+pub struct PodView {
+    meta: ObjectMeta,
+    /// Empty while the pod is not bound.
+    pub node_name: Arc<str>,
+    pub scheduler_name: Box<str>,
+    /// Phase `Succeeded` or `Failed`: it holds nothing any more.
+    pub ended: bool,
+    /// Held back by `spec.schedulingGates`.
+    pub gated: bool,
+    pub priority: i32,
+    pub unsupported: Option<Unsupported>,
+    /// `PodScheduled` as it stands, unless it is absent or `True`.
+    pub condition: Option<Box<Condition>>,
+    pub template: Arc<PodTemplate>,
+}
+
+impl Keyed for PodView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl PodView {
+    /// Creation in milliseconds since 1970, 0 if it is not known.
+    pub fn created(&self) -> u64 {
+        let created = self.meta.creation_timestamp.as_deref().and_then(timestamp::parse);
+        let since = created.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// How Events refer to it.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: self.meta.namespace.clone(),
+            name: self.meta.name.clone(),
+            uid: self.meta.uid.clone(),
+            field_path: String::new(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PodView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PodView, D::Error> {
+        Ok(raw::Pod::deserialize(deserializer)?.into())
+    }
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct NodeView {
+    meta: ObjectMeta,
+    pub spec: NodeSpec,
+}
+
+impl Keyed for NodeView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NodeView, D::Error> {
+        Ok(raw::Node::deserialize(deserializer)?.into())
+    }
+}
+
+fn meta(raw: &raw::Meta<'_>) -> ObjectMeta {
+    ObjectMeta {
+        name: raw.name.as_str().into(),
+        namespace: raw.namespace.as_str().into(),
+        uid: raw.uid.as_str().into(),
+        resource_version: raw.resource_version.as_str().into(),
+        creation_timestamp: raw.creation_timestamp.as_deref().map(str::to_string),
+        deletion_timestamp: raw.deletion_timestamp.as_deref().map(str::to_string),
+        ..ObjectMeta::default()
+    }
+}
+
+impl From<raw::Pod<'_>> for PodView {
+    fn from(pod: raw::Pod<'_>) -> PodView {
+        let condition = pod.status.conditions.iter().find(|one| one.kind == "PodScheduled" && one.status != "True");
+        PodView {
+            meta: meta(&pod.metadata),
+            node_name: pod.spec.node_name.as_str().into(),
+            scheduler_name: pod.spec.scheduler_name.as_str().into(),
+            ended: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
+            gated: !pod.spec.scheduling_gates.is_empty(),
+            priority: pod.spec.priority.unwrap_or(0),
+            unsupported: unsupported(&pod.spec),
+            condition: condition.map(|one| {
+                Box::new(Condition {
+                    status: one.status.as_str().into(),
+                    reason: one.reason.as_str().into(),
+                    message: one.message.as_str().into(),
+                })
+            }),
+            template: Arc::new(template(&pod.spec)),
+        }
+    }
+}
+
+fn unsupported(spec: &raw::PodSpec<'_>) -> Option<Unsupported> {
+    let affinity = spec.affinity.as_ref();
+    let hard = |rules: Option<&raw::PodAffinity>| rules.is_some_and(|rules| !rules.required.is_empty());
+    if hard(affinity.and_then(|affinity| affinity.pod_affinity.as_ref())) {
+        return Some(Unsupported::PodAffinity);
+    }
+    if hard(affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref())) {
+        return Some(Unsupported::PodAntiAffinity);
+    }
+    // DoNotSchedule is the default.
+    if spec.topology_spread_constraints.iter().any(|one| one.when_unsatisfiable != "ScheduleAnyway") {
+        return Some(Unsupported::TopologySpread);
+    }
+    if let Some(claim) = spec.volumes.iter().find_map(|volume| volume.persistent_volume_claim.as_ref()) {
+        return Some(Unsupported::VolumeClaim(claim.claim_name.as_str().into()));
+    }
+    (!spec.resource_claims.is_empty()).then_some(Unsupported::ResourceClaim)
+}
+
+fn template(spec: &raw::PodSpec<'_>) -> PodTemplate {
+    let requests = |container: &raw::Container<'_>| {
+        let mut requests = container_requests(&container.resources);
+        requests.sidecar = container.restart_policy == "Always";
+        requests
+    };
+    let containers: Vec<_> = spec.containers.iter().map(requests).collect();
+    let init_containers: Vec<_> = spec.init_containers.iter().map(requests).collect();
+    let pod_level = spec.resources.as_ref().map(container_requests);
+    let overhead = (!spec.overhead.0.is_empty()).then(|| resources(&spec.overhead).0);
+    let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let mut node_selector: Vec<(Arc<str>, Arc<str>)> =
+        spec.node_selector.0.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
+    node_selector.sort_unstable();
+    PodTemplate {
+        requests: Requests::of_pod(&containers, &init_containers, pod_level.as_ref(), overhead.as_ref()),
+        node_name: None,
+        node_selector,
+        required: node_affinity
+            .and_then(|affinity| affinity.required.as_ref())
+            .map(|required| required.node_selector_terms.iter().map(term).collect()),
+        preferred: node_affinity
+            .map(|affinity| affinity.preferred.iter().map(|one| (one.weight, term(&one.preference))).collect())
+            .unwrap_or_default(),
+        tolerations: spec.tolerations.iter().filter_map(toleration).collect(),
+        host_ports: host_ports(spec),
+        images: spec.init_containers.iter().chain(&spec.containers).map(|one| one.image.as_str().into()).collect(),
+    }
+}
+
+/// Reads a list of resources; besides the sums, whether CPU and memory are given at all. An amount that cannot be read
+/// counts as more than any node has.
+fn resources(list: &raw::Pairs<'_>) -> (Resources, bool, bool) {
+    let mut resources = Resources::default();
+    let (mut cpu, mut memory) = (false, false);
+    for (name, amount) in &list.0 {
+        let units = || quantity::units(amount).unwrap_or(i64::MAX);
+        match name.as_str() {
+            "cpu" => {
+                resources.milli_cpu = quantity::millis(amount).unwrap_or(i64::MAX);
+                cpu = true;
+            }
+            "memory" => {
+                resources.memory = units();
+                memory = true;
+            }
+            "ephemeral-storage" => resources.ephemeral_storage = units(),
+            "pods" => {}
+            name => resources.set_extended(name, units()),
+        }
+    }
+    (resources, cpu, memory)
+}
+
+/// A limit stands for a request that is not given, as the API defaults it.
+fn container_requests(list: &raw::Requirements<'_>) -> ContainerRequests {
+    let mut merged = raw::Pairs(list.requests.0.clone());
+    for (name, amount) in &list.limits.0 {
+        if !merged.0.iter().any(|(have, _)| have == name) {
+            merged.0.push((name.clone(), amount.clone()));
+        }
+    }
+    let (resources, cpu, memory) = resources(&merged);
+    ContainerRequests {
+        milli_cpu: cpu.then_some(resources.milli_cpu),
+        memory: memory.then_some(resources.memory),
+        ephemeral_storage: resources.ephemeral_storage,
+        extended: resources.extended,
+        sidecar: false,
+    }
+}
+
+fn requirement(raw: &raw::Requirement<'_>) -> Requirement {
+    // An operator that is not known matches nothing, as `In` without values does.
+    let operator = Operator::parse(&raw.operator);
+    let values = if operator.is_some() { raw.values.as_slice() } else { &[] };
+    Requirement {
+        key: raw.key.as_str().into(),
+        operator: operator.unwrap_or(Operator::In),
+        values: values.iter().map(|value| value.as_str().into()).collect(),
+    }
+}
+
+fn term(raw: &raw::Term<'_>) -> NodeSelectorTerm {
+    NodeSelectorTerm {
+        expressions: raw.match_expressions.iter().map(requirement).collect(),
+        fields: raw.match_fields.iter().map(requirement).collect(),
+    }
+}
+
+/// `None` for an effect that is not known: it tolerates nothing that exists.
+fn toleration(raw: &raw::Toleration<'_>) -> Option<Toleration> {
+    let effect = if raw.effect.is_empty() { None } else { Some(Effect::parse(&raw.effect)?) };
+    let operator = match raw.operator.as_str() {
+        "" | "Equal" => TolerationOperator::Equal,
+        "Exists" => TolerationOperator::Exists,
+        _ => TolerationOperator::Unknown,
+    };
+    Some(Toleration { key: raw.key.to_string(), operator, value: raw.value.to_string(), effect })
+}
+
+fn host_ports(spec: &raw::PodSpec<'_>) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().filter(|one| one.restart_policy == "Always");
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+    let mut taken = Vec::new();
+    for port in ports {
+        let number = if port.host_port == 0 && spec.host_network { port.container_port } else { port.host_port };
+        let protocol = match port.protocol.as_str() {
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        };
+        if let Ok(port_number @ 1..) = u16::try_from(number) {
+            taken.push(HostPort { protocol, port: port_number, ip: port.host_ip.as_str().into() });
+        }
+    }
+    taken.sort_unstable();
+    taken.dedup();
+    taken
+}
+
+impl From<raw::Node<'_>> for NodeView {
+    fn from(node: raw::Node<'_>) -> NodeView {
+        let meta = meta(&node.metadata);
+        let shared = |text: &raw::Text<'_>| -> Arc<str> { text.as_str().into() };
+        let pods = node.status.allocatable.0.iter().find(|(name, _)| *name == "pods");
+        let taint = |taint: &raw::Taint<'_>| {
+            let effect = Effect::parse(&taint.effect)?;
+            Some(Taint { key: taint.key.to_string(), value: taint.value.to_string(), effect })
+        };
+        let images = node.status.images.iter().flat_map(|image| {
+            let size = image.size_bytes;
+            image.names.iter().map(move |name| (name.as_str().into(), size))
+        });
+        let (mut allocatable, ..) = resources(&node.status.allocatable);
+        // What cannot be read is not there.
+        for amount in [&mut allocatable.milli_cpu, &mut allocatable.memory, &mut allocatable.ephemeral_storage] {
+            *amount = if *amount == i64::MAX { 0 } else { *amount };
+        }
+        allocatable.extended.retain(|(_, amount)| *amount != i64::MAX);
+        NodeView {
+            spec: NodeSpec {
+                name: meta.name.clone(),
+                allocatable,
+                pods: pods.and_then(|(_, amount)| quantity::units(amount)).unwrap_or(0),
+                labels: node.metadata.labels.0.iter().map(|(key, value)| (shared(key), shared(value))).collect(),
+                taints: node.spec.taints.iter().filter_map(taint).collect(),
+                unschedulable: node.spec.unschedulable,
+                images: images.collect(),
+            },
+            meta,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_read_in_full() {
+        let pod: PodView = serde_json::from_str(
+            r#"{"metadata":{"name":"web","namespace":"shop","uid":"u1","resourceVersion":"7","labels":{"a":"b"},
+                "creationTimestamp":"2026-01-02T03:04:05Z"},
+              "spec":{"schedulerName":"default-scheduler","priority":10,"hostNetwork":true,
+                "nodeSelector":{"zone":"a","disk":"ssd"},
+                "containers":[
+                  {"name":"c","image":"nginx","resources":{"requests":{"cpu":"250m","memory":"64Mi"},"limits":{"cpu":1,"example.com/gpu":"2"}},
+                   "ports":[{"containerPort":80},{"containerPort":81,"hostPort":8081,"protocol":"UDP","hostIP":"10.0.0.1"}]},
+                  {"name":"d","image":"tool","resources":{"limits":{"cpu":2}},"env":[{"name":"x","value":"esc\u00e4ped"}]}],
+                "initContainers":[{"name":"i","restartPolicy":"Always","resources":{"requests":{"cpu":"100m"}}}],
+                "overhead":{"memory":"1Mi"},
+                "tolerations":[{"key":"gpu","operator":"Exists","effect":"NoSchedule"},{"effect":"Bogus"}],
+                "affinity":{"nodeAffinity":{
+                  "requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[
+                    {"matchExpressions":[{"key":"cores","operator":"Gt","values":["4"]}]}]},
+                  "preferredDuringSchedulingIgnoredDuringExecution":[
+                    {"weight":5,"preference":{"matchFields":[{"key":"metadata.name","operator":"In","values":["n1"]}]}}]}}},
+              "status":{"phase":"Pending","conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"m"}]}}"#,
+        )
+        .unwrap();
+        let template = &pod.template;
+        assert_eq!(template.requests.resources.milli_cpu, 250 + 2000 + 100);
+        assert_eq!(template.requests.resources.memory, 65 << 20);
+        assert_eq!(template.requests.resources.extended, [("example.com/gpu".into(), 2)]);
+        assert_eq!(template.node_selector, [("disk".into(), "ssd".into()), ("zone".into(), "a".into())]);
+        assert_eq!(template.tolerations.len(), 1);
+        assert_eq!(template.required.as_ref().unwrap()[0].expressions[0].operator, Operator::Gt);
+        assert_eq!(template.preferred[0].0, 5);
+        assert_eq!(template.host_ports.len(), 2);
+        assert_eq!((pod.priority, pod.ended, pod.gated), (10, false, false));
+        assert_eq!(pod.condition.as_ref().unwrap().reason.as_ref(), "Unschedulable");
+        assert_eq!(pod.created(), 1_767_323_045_000);
+        assert_eq!(pod.unsupported, None);
+    }
+
+    #[test]
+    fn nulls_and_absences_are_empty() {
+        let pod: PodView = serde_json::from_str(
+            r#"{"metadata":{"name":"a","creationTimestamp":null},"spec":{"containers":[{"resources":{},"ports":null}],
+                "nodeSelector":null,"tolerations":null,"affinity":null,"nodeName":""},"status":{}}"#,
+        )
+        .unwrap();
+        assert!(pod.node_name.is_empty() && pod.template.tolerations.is_empty());
+        assert_eq!(pod.template.requests.scored_milli_cpu, kelson_sched::DEFAULT_MILLI_CPU);
+        let bare: PodView = serde_json::from_str(r#"{"metadata":{"name":"a"}}"#).unwrap();
+        assert!(!bare.ended);
+    }
+
+    #[test]
+    fn constraints_that_are_not_evaluated_are_told() {
+        let told = |spec: &str| {
+            let pod: PodView =
+                serde_json::from_str(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#)).unwrap();
+            pod.unsupported
+        };
+        let rule = r#"{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone"}]}"#;
+        assert_eq!(told(&format!(r#"{{"affinity":{{"podAffinity":{rule}}}}}"#)), Some(Unsupported::PodAffinity));
+        assert_eq!(
+            told(&format!(r#"{{"affinity":{{"podAntiAffinity":{rule}}}}}"#)),
+            Some(Unsupported::PodAntiAffinity)
+        );
+        let spread = r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"DoNotSchedule"}]}"#;
+        assert_eq!(told(spread), Some(Unsupported::TopologySpread));
+        assert_eq!(told(r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"ScheduleAnyway"}]}"#), None);
+        let claim = told(r#"{"volumes":[{"name":"v"},{"persistentVolumeClaim":{"claimName":"data"}}]}"#).unwrap();
+        assert_eq!(claim.to_string(), "persistentvolumeclaim \"data\" not found");
+    }
+
+    #[test]
+    fn a_node_is_read_in_full() {
+        let node: NodeView = serde_json::from_str(
+            r#"{"metadata":{"name":"n1","labels":{"zone":"a"}},
+              "spec":{"unschedulable":true,"taints":[{"key":"k","effect":"NoExecute"},{"key":"z","effect":"Odd"}]},
+              "status":{"allocatable":{"cpu":"4","memory":"32Gi","pods":"110","ephemeral-storage":"nonsense","gpu":"2"},
+                "images":[{"names":["a:1","a@sha256:0"],"sizeBytes":42}]}}"#,
+        )
+        .unwrap();
+        let spec = &node.spec;
+        assert_eq!((spec.allocatable.milli_cpu, spec.allocatable.memory, spec.pods), (4000, 32 << 30, 110));
+        assert_eq!((spec.allocatable.ephemeral_storage, spec.allocatable.extended("gpu")), (0, 2));
+        assert_eq!((spec.taints.len(), spec.unschedulable, spec.images.len()), (1, true, 2));
+    }
+}

@@ -123,7 +123,8 @@ pub(super) fn label_name(key: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn annotations(metadata: &Value, path: &Path<'_>, errors: &mut Errors) {
+/// Keys of annotations, and their size.
+pub(super) fn annotations(metadata: &Value, path: &Path<'_>, errors: &mut Errors) {
     let mut size = 0;
     for (key, value) in map(metadata, "annotations").into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);

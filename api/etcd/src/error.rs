@@ -1,0 +1,12 @@
+//! The one error type of this crate.
+
+/// Why a server ended, or could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listener takes no connections any more.
+    #[error("cannot accept connections: {0}")]
+    Accept(#[from] std::io::Error),
+    /// Certificates or keys that cannot be used.
+    #[error("TLS: {0}")]
+    Tls(String),
+}

@@ -1,0 +1,220 @@
+//! etcd's KV service: reads and writes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use kelson_engine::command::{Command, KeyRange, Outcome, RangeRequest as Read};
+use kelson_raft::Error;
+use kelson_wire::pb::etcdserverpb::kv_server::Kv;
+use kelson_wire::pb::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::metrics::Method;
+use crate::{convert, read_txn, refusal, validate};
+
+/// Keys in the first chunk of a range stream; doubled or halved from there to come near a request's size.
+const FIRST_CHUNK: i64 = 10;
+
+#[derive(Clone)]
+pub(crate) struct KvService {
+    context: Arc<Context>,
+}
+
+impl KvService {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
+        self.context.node.propose(command).await.map_err(|error| refusal::of_raft(&error))
+    }
+
+    async fn do_range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        validate::range(&request)?;
+        let serializable = request.serializable;
+        let read = convert::range(request)?;
+        let reads = &self.context.reads;
+        let answer = if serializable { reads.local(read).await } else { reads.linearizable(read).await };
+        let (revision, answer) = answer.map_err(|error| refusal::of_raft(&error))?;
+        Ok(convert::range_response(self.context.header(revision), answer))
+    }
+
+    async fn do_put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        validate::put(&request)?;
+        validate::size(&request, self.context.options.max_request_bytes)?;
+        match self.propose(Command::Put(convert::put(request))).await? {
+            Outcome::Put { revision, prev_kv } => {
+                Ok(PutResponse { header: self.context.header(revision), prev_kv: prev_kv.map(convert::key_value) })
+            }
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    async fn do_delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
+        validate::delete(&request)?;
+        validate::size(&request, self.context.options.max_request_bytes)?;
+        match self.propose(Command::DeleteRange(convert::delete(request))).await? {
+            Outcome::DeleteRange { revision, deleted, prev_kvs } => Ok(DeleteRangeResponse {
+                header: self.context.header(revision),
+                deleted,
+                prev_kvs: convert::key_values(prev_kvs),
+            }),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    async fn do_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        validate::txn(&request, self.context.options.max_txn_ops)?;
+        if read_txn::is_read_only(&request) {
+            let serializable = read_txn::is_serializable(&request);
+            let txn = convert::txn(request)?;
+            let run = read_txn::run(&self.context.node, &self.context.reads, txn, serializable).await;
+            let (revision, answer) = run.map_err(|error| refusal::of_raft(&error))?;
+            return Ok(self.txn_response(revision, answer));
+        }
+        validate::size(&request, self.context.options.max_request_bytes)?;
+        match self.propose(Command::Txn(convert::txn(request)?)).await? {
+            Outcome::Txn { revision, response } => Ok(self.txn_response(revision, response)),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    fn txn_response(&self, revision: i64, answer: kelson_engine::command::TxnResponse) -> TxnResponse {
+        TxnResponse {
+            header: self.context.header(revision),
+            succeeded: answer.succeeded,
+            responses: convert::op_responses(answer.responses, revision),
+        }
+    }
+
+    async fn do_compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
+        // `physical` asks to wait for the space, which the backend frees by itself as it merges its files: history is
+        // gone for every reader when this returns.
+        match self.propose(Command::Compact { revision: request.revision }).await? {
+            Outcome::Compact { revision } => Ok(CompactionResponse { header: self.context.header(revision) }),
+            other => Err(mismatch(&other)),
+        }
+    }
+}
+
+/// The engine answers a command in kind; anything else is a defect that the client may hear of.
+pub(crate) fn mismatch(outcome: &Outcome) -> Status {
+    Status::internal(format!("the state machine answered with something else: {outcome:?}"))
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::Range, self.do_range(request.into_inner())).await
+    }
+
+    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        self.context.require_leader(request.metadata())?;
+        let call = self.context.metrics.stream(Method::RangeStream);
+        let request = request.into_inner();
+        validate::range_stream(&request)?;
+        if !request.serializable {
+            self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
+        }
+        let chunks = Chunks::new(self.context.clone(), convert::range(request)?);
+        let stream = stream::unfold((Some(chunks), call), |(chunks, call)| async move {
+            let mut chunks = chunks?;
+            match chunks.next().await {
+                Ok(chunk) => {
+                    let left = chunk.header.is_none().then_some(chunks);
+                    Some((Ok(RangeStreamResponse { range_response: Some(chunk) }), (left, call)))
+                }
+                Err(error) => {
+                    let status = refusal::of_raft(&error);
+                    call.fails(&status);
+                    Some((Err(status), (None, call)))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::Put, self.do_put(request.into_inner())).await
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::DeleteRange, self.do_delete(request.into_inner())).await
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::Txn, self.do_txn(request.into_inner())).await
+    }
+
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::Compact, self.do_compact(request.into_inner())).await
+    }
+}
+
+/// A range in chunks of one revision, so that neither side ever holds more than one of them.
+struct Chunks {
+    context: Arc<Context>,
+    request: Read,
+    /// Keys that may still be sent.
+    left: i64,
+    sent: i64,
+    /// The store's revision at the first chunk.
+    revision: i64,
+}
+
+impl Chunks {
+    fn new(context: Arc<Context>, mut request: Read) -> Self {
+        let left = if request.limit <= 0 { i64::MAX } else { request.limit };
+        request.limit = if request.count_only { 0 } else { FIRST_CHUNK.min(left) };
+        Self { context, request, left, sent: 0, revision: 0 }
+    }
+
+    /// The next chunk; the last one is the one with a header.
+    async fn next(&mut self) -> Result<kelson_wire::pb::etcdserverpb::RangeResponse, Error> {
+        let (revision, mut answer) = self.context.reads.local(self.request.clone()).await?;
+        if self.revision == 0 {
+            self.revision = revision;
+            if self.request.revision <= 0 {
+                self.request.revision = revision;
+            }
+        }
+        let got = answer.kvs.len() as i64;
+        self.left -= got;
+        if !answer.more || self.left <= 0 || self.request.count_only {
+            // What was counted begins where this chunk does.
+            answer.count += self.sent;
+            return Ok(convert::range_response(self.context.header(self.revision), answer));
+        }
+        self.sent += got;
+        let size: usize = answer.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+        if let Some(last) = answer.kvs.last() {
+            let start = [&last.key[..], &[0]].concat().into();
+            self.request.range = KeyRange { start, end: self.request.range.end.clone() };
+        }
+        let target = self.context.options.max_request_bytes;
+        if size < target / 2 {
+            self.request.limit = self.request.limit.saturating_mul(2);
+        } else if size > target * 2 {
+            self.request.limit = (self.request.limit / 2).max(1);
+        }
+        self.request.limit = self.request.limit.min(self.left);
+        answer.more = false;
+        answer.count = 0;
+        Ok(convert::range_response(None, answer))
+    }
+}

@@ -1,0 +1,173 @@
+//! etcd's Lease service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use kelson_engine::Error as EngineError;
+use kelson_engine::command::{Command, Outcome};
+use kelson_raft::{Error, Node};
+use kelson_wire::pb::etcdserverpb::lease_server::Lease;
+use kelson_wire::pb::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+    LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::context::Context;
+use crate::kv::mismatch;
+use crate::metrics::Method;
+use crate::refusal;
+
+/// Shortest lease that is granted, in seconds: one and a half election timeouts, so that a change of leader does not
+/// end it.
+const MIN_TTL: i64 = 2;
+
+/// How often another random id is drawn because the first was taken.
+const DRAWS: usize = 8;
+
+/// A lease as granted: the store's revision, its id, its time to live in seconds.
+pub(crate) struct Granted {
+    pub(crate) revision: i64,
+    pub(crate) id: i64,
+    pub(crate) ttl: i64,
+}
+
+/// Grants a lease; an id of 0 means any.
+pub(crate) async fn grant(node: &Node, id: i64, ttl: i64) -> Result<Granted, Error> {
+    let ttl = ttl.max(MIN_TTL);
+    let mut draws = 0;
+    loop {
+        draws += 1;
+        let chosen = if id == 0 { rand::random_range(1..=i64::MAX) } else { id };
+        match node.propose(Command::LeaseGrant { id: chosen, ttl }).await {
+            Ok(Outcome::LeaseGrant { revision, id, ttl }) => return Ok(Granted { revision, id, ttl }),
+            Ok(other) => return Err(Error::Storage(format!("a grant was answered with {other:?}"))),
+            Err(Error::Engine(EngineError::LeaseExists)) if id == 0 && draws < DRAWS => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct LeaseService {
+    context: Arc<Context>,
+}
+
+impl LeaseService {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    async fn do_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
+        let granted = grant(&self.context.node, request.id, request.ttl).await;
+        let granted = granted.map_err(|error| refusal::of_raft(&error))?;
+        let header = self.context.header(granted.revision);
+        Ok(LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() })
+    }
+
+    async fn do_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Status> {
+        match self.context.node.propose(Command::LeaseRevoke { id: request.id }).await {
+            Ok(Outcome::LeaseRevoke { revision }) => Ok(LeaseRevokeResponse { header: self.context.header(revision) }),
+            Ok(other) => Err(mismatch(&other)),
+            Err(error) => Err(refusal::of_raft(&error)),
+        }
+    }
+
+    async fn do_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
+        let node = &self.context.node;
+        node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
+        let header = self.context.current_header();
+        let id = request.id;
+        let lease = node.reader().lease(id);
+        Ok(match (lease, node.lease_remaining(id)) {
+            (Some(lease), Some(ttl)) => LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl,
+                granted_ttl: lease.ttl,
+                keys: if request.keys { lease.keys } else { Vec::new() },
+            },
+            _ => LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() },
+        })
+    }
+
+    async fn do_leases(&self) -> Result<LeaseLeasesResponse, Status> {
+        self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
+        let leases = self.context.node.reader().leases();
+        Ok(LeaseLeasesResponse {
+            header: self.context.current_header(),
+            leases: leases.into_iter().map(|(id, _)| LeaseStatus { id }).collect(),
+        })
+    }
+
+    fn keep_alive(&self, request: &LeaseKeepAliveRequest) -> LeaseKeepAliveResponse {
+        // The header is taken first: a lease that ends at a revision must not be seen renewed at a later one.
+        let header = self.context.current_header();
+        LeaseKeepAliveResponse { header, id: request.id, ttl: self.context.node.lease_renew(request.id).unwrap_or(0) }
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseService {
+    async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::LeaseGrant, self.do_grant(request.into_inner())).await
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::LeaseRevoke, self.do_revoke(request.into_inner())).await
+    }
+
+    type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        self.context.require_leader(request.metadata())?;
+        let call = self.context.metrics.stream(Method::LeaseKeepAlive);
+        let state = (self.clone(), request.into_inner(), Some(call));
+        // One answer for each request: the next is read only when the last has been taken, so nothing piles up.
+        let answers = stream::unfold(state, |(service, mut requests, call)| async move {
+            let open = call?;
+            let next = tokio::select! {
+                next = requests.message() => next,
+                () = service.context.shutdown.cancelled() => Err(Status::unavailable(refusal::STOPPED)),
+            };
+            match next {
+                Ok(Some(request)) => {
+                    let answer = service.keep_alive(&request);
+                    Some((Ok(answer), (service, requests, Some(open))))
+                }
+                Ok(None) => None,
+                Err(status) => {
+                    open.fails(&status);
+                    Some((Err(status), (service, requests, None)))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::LeaseTimeToLive, self.do_time_to_live(request.into_inner())).await
+    }
+
+    async fn lease_leases(
+        &self,
+        request: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        self.context.require_leader(request.metadata())?;
+        self.context.metrics.unary(Method::LeaseLeases, self.do_leases()).await
+    }
+}

@@ -1,0 +1,40 @@
+//! etcd's Watch service.
+//!
+//! A stream of answers is polled by the connection that it goes to and by nothing else: there is no task for a stream
+//! or a watch and no queue between them and the client. A slow client is simply not polled, and falls back to reading
+//! history when it is again.
+
+mod ready;
+mod session;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use kelson_wire::pb::etcdserverpb::watch_server::Watch;
+use kelson_wire::pb::etcdserverpb::{WatchRequest, WatchResponse};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::context::Context;
+use session::Session;
+
+#[derive(Clone)]
+pub(crate) struct WatchService {
+    context: Arc<Context>,
+}
+
+impl WatchService {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl Watch for WatchService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        self.context.require_leader(request.metadata())?;
+        Ok(Response::new(Box::pin(Session::new(self.context.clone(), request.into_inner()))))
+    }
+}

@@ -1,0 +1,408 @@
+//! One stream of the Watch service: the watches on it, and what it says next.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context as Task, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use kelson_engine::command::KeyRange;
+use kelson_engine::{Event, EventKind, WatchPoll, WatchSpec, Watcher};
+use kelson_wire::pb::etcdserverpb::watch_create_request::FilterType;
+use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
+use kelson_wire::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use kelson_wire::pb::mvccpb;
+use prost::Message;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Status, Streaming};
+
+use super::ready::{Bell, Ready};
+use crate::batch::BatchSize;
+use crate::context::Context;
+use crate::convert;
+use crate::metrics::{Call, Method};
+use crate::refusal;
+
+/// Says that an answer is for no watch in particular.
+const NO_WATCH: i64 = -1;
+
+/// Requests taken in before something is sent.
+const REQUESTS: usize = 16;
+
+/// Watches polled in vain before others on this thread have their turn.
+const POLLS: usize = 64;
+
+/// One watch.
+struct Watch {
+    watcher: Watcher,
+    bell: Arc<Bell>,
+    waker: Waker,
+    size: BatchSize,
+    fragment: bool,
+    progress_notify: bool,
+    /// Something was sent since the last tick of the progress clock.
+    sent: bool,
+}
+
+pub(super) struct Session {
+    context: Arc<Context>,
+    /// `None` once the client has said all. The watches live on.
+    requests: Option<Streaming<WatchRequest>>,
+    watches: HashMap<i64, Watch>,
+    next_id: i64,
+    ready: Arc<Ready>,
+    /// Answers to send; bounded, because it is emptied before more is taken in.
+    out: VecDeque<WatchResponse>,
+    /// Progress was asked for: answered when every watch has told everything up to this revision.
+    progress_wanted: Option<i64>,
+    /// Watches polled since the last look whether that is so.
+    polls: usize,
+    progress_clock: Option<Pin<Box<Sleep>>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: bool,
+    call: Call,
+}
+
+impl Session {
+    pub(super) fn new(context: Arc<Context>, requests: Streaming<WatchRequest>) -> Self {
+        let counters = context.metrics.counters();
+        counters.watch_streams.fetch_add(1, Relaxed);
+        let call = context.metrics.stream(Method::Watch);
+        let stopping = Box::pin(context.shutdown.clone().cancelled_owned());
+        Self {
+            context,
+            requests: Some(requests),
+            watches: HashMap::new(),
+            next_id: 0,
+            ready: Arc::default(),
+            out: VecDeque::new(),
+            progress_wanted: None,
+            polls: 0,
+            progress_clock: None,
+            stopping,
+            ended: false,
+            call,
+        }
+    }
+
+    fn revision(&self) -> i64 {
+        self.context.node.reader().revision()
+    }
+
+    fn say(&mut self, revision: i64, watch_id: i64, response: WatchResponse) {
+        self.out.push_back(WatchResponse { header: self.context.header(revision), watch_id, ..response });
+    }
+
+    fn take_in(&mut self, request: WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => match self.create(create) {
+                Ok((id, revision)) => self.say(revision, id, WatchResponse { created: true, ..Default::default() }),
+                Err(reason) => {
+                    let refused = WatchResponse {
+                        created: true,
+                        canceled: true,
+                        cancel_reason: reason.into(),
+                        ..Default::default()
+                    };
+                    self.say(self.revision(), NO_WATCH, refused);
+                }
+            },
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                if self.remove(cancel.watch_id) {
+                    let canceled = WatchResponse { canceled: true, ..Default::default() };
+                    self.say(self.revision(), cancel.watch_id, canceled);
+                }
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                // One answer is enough for several requests: it tells as much as theirs would.
+                self.progress_wanted = Some(self.revision());
+            }
+            // A request of a kind that came after this server; as etcd does, the stream goes on.
+            None => {}
+        }
+    }
+
+    /// Starts a watch; returns its id and the revision up to which it will tell nothing.
+    fn create(&mut self, request: WatchCreateRequest) -> Result<(i64, i64), &'static str> {
+        if request.start_revision < 0 {
+            return Err(refusal::COMPACTED);
+        }
+        let start = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
+        let end = request.range_end;
+        if !end.is_empty() && end != b"\0"[..] && start >= end {
+            return Err(refusal::EMPTY_RANGE);
+        }
+        if self.watches.len() >= self.context.options.max_watches_per_stream {
+            return Err(refusal::TOO_MANY_REQUESTS);
+        }
+        let id = self.choose_id(request.watch_id)?;
+        let filtered = |filter: FilterType| request.filters.contains(&filter.into());
+        let watcher = self.context.node.reader().watch(WatchSpec {
+            range: KeyRange { start, end },
+            start_revision: request.start_revision,
+            no_put: filtered(FilterType::Noput),
+            no_delete: filtered(FilterType::Nodelete),
+            prev_kv: request.prev_kv,
+        });
+        // Clients resume from behind this revision, so it must not be beyond what the watch leaves out.
+        let revision = if request.start_revision == 0 { watcher.progress() } else { self.revision() };
+        let bell = Bell::new(id, self.ready.clone());
+        bell.ring();
+        let waker = Waker::from(bell.clone());
+        let watch = Watch {
+            watcher,
+            bell,
+            waker,
+            size: BatchSize::default(),
+            fragment: request.fragment,
+            progress_notify: request.progress_notify,
+            sent: false,
+        };
+        self.watches.insert(id, watch);
+        self.context.metrics.counters().watchers.fetch_add(1, Relaxed);
+        if request.progress_notify && self.progress_clock.is_none() {
+            self.progress_clock = Some(Box::pin(tokio::time::sleep(self.progress_interval())));
+        }
+        Ok((id, revision))
+    }
+
+    fn choose_id(&mut self, asked: i64) -> Result<i64, &'static str> {
+        if asked != 0 {
+            return if self.watches.contains_key(&asked) { Err(refusal::DUPLICATE_WATCH) } else { Ok(asked) };
+        }
+        while self.watches.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        Ok(id)
+    }
+
+    fn remove(&mut self, id: i64) -> bool {
+        let known = self.watches.remove(&id).is_some();
+        if known {
+            self.context.metrics.counters().watchers.fetch_sub(1, Relaxed);
+        }
+        known
+    }
+
+    /// The interval with up to a tenth more, so that streams that began together do not speak together.
+    fn progress_interval(&self) -> Duration {
+        let interval = self.context.options.progress_notify_interval;
+        interval + interval.mul_f64(rand::random_range(0.0..0.1))
+    }
+
+    /// Tells the quiet watches that asked for it where they stand.
+    fn tick(&mut self) {
+        let mut quiet = Vec::new();
+        for (id, watch) in &mut self.watches {
+            let told = watch.watcher.progress();
+            // A watch that begins in the future has no progress to tell: a client would resume from too early.
+            if watch.progress_notify && !watch.sent && watch.watcher.spec().start_revision <= told {
+                quiet.push((*id, told));
+            }
+            watch.sent = false;
+        }
+        for (id, told) in quiet {
+            self.say(told, id, WatchResponse::default());
+        }
+    }
+
+    /// Polls one watch that was woken.
+    fn poll_watch(&mut self, id: i64) {
+        // One that was canceled meanwhile is gone.
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        watch.bell.taken();
+        let mut task = Task::from_waker(&watch.waker);
+        match watch.watcher.poll(&mut task, watch.size.most()) {
+            WatchPoll::Events { events, revision } => {
+                watch.size.seen(&events);
+                watch.sent = true;
+                let fragment = watch.fragment;
+                // There may be more; it has its turn after the others.
+                watch.bell.ring();
+                self.context.metrics.counters().events.fetch_add(events.len() as u64, Relaxed);
+                let prev_kv = watch.watcher.spec().prev_kv;
+                let events: Vec<_> = events.iter().map(|event| pb_event(event, prev_kv)).collect();
+                if fragment {
+                    self.say_fragments(revision, id, events);
+                } else {
+                    self.say(revision, id, WatchResponse { events, ..Default::default() });
+                }
+            }
+            WatchPoll::Idle { .. } => {}
+            WatchPoll::Compacted { compact_revision } => {
+                self.remove(id);
+                let canceled = WatchResponse { canceled: true, compact_revision, ..Default::default() };
+                self.say(self.revision(), id, canceled);
+            }
+            WatchPoll::Failed(error) => {
+                tracing::error!("a watch has failed: {error}");
+                self.remove(id);
+                let cancel_reason = error.to_string();
+                let canceled = WatchResponse { canceled: true, cancel_reason, ..Default::default() };
+                self.say(self.revision(), id, canceled);
+            }
+        }
+    }
+
+    /// Splits what is larger than a message may be; all parts but the last say that more follows.
+    fn say_fragments(&mut self, revision: i64, id: i64, events: Vec<mvccpb::Event>) {
+        let most = self.context.options.max_message_bytes();
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        for event in events {
+            // With the bytes that name the field and its length.
+            let length = event.encoded_len();
+            let cost = 1 + prost::length_delimiter_len(length) + length;
+            if !part.is_empty() && bytes + cost >= most {
+                let events = std::mem::take(&mut part);
+                self.say(revision, id, WatchResponse { events, fragment: true, ..Default::default() });
+                bytes = 0;
+            }
+            bytes += cost;
+            part.push(event);
+        }
+        self.say(revision, id, WatchResponse { events: part, ..Default::default() });
+    }
+
+    /// Answers a request for progress if every watch has told everything up to it.
+    fn check_progress(&mut self) {
+        self.polls = 0;
+        let Some(wanted) = self.progress_wanted else { return };
+        let mut reached = self.revision();
+        for watch in self.watches.values() {
+            if watch.watcher.spec().start_revision > reached {
+                // There is nothing to say that would not mislead this watch; as etcd does, say nothing.
+                self.progress_wanted = None;
+                return;
+            }
+        }
+        for watch in self.watches.values() {
+            let told = watch.watcher.progress();
+            if told < wanted {
+                watch.bell.ring();
+            }
+            reached = reached.min(told);
+        }
+        if reached >= wanted {
+            self.progress_wanted = None;
+            self.say(reached, NO_WATCH, WatchResponse::default());
+        }
+    }
+
+    /// Takes requests in; an error ends the stream.
+    fn poll_requests(&mut self, task: &mut Task<'_>) -> Result<(), Status> {
+        while self.out.len() < REQUESTS {
+            let Some(requests) = &mut self.requests else { return Ok(()) };
+            match Pin::new(requests).poll_next(task) {
+                Poll::Ready(Some(Ok(request))) => self.take_in(request),
+                Poll::Ready(Some(Err(status))) => return Err(status),
+                Poll::Ready(None) => self.requests = None,
+                Poll::Pending => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_clock(&mut self, task: &mut Task<'_>) {
+        let interval = self.progress_interval();
+        let Some(clock) = &mut self.progress_clock else { return };
+        if clock.as_mut().poll(task).is_ready() {
+            clock.as_mut().reset(Instant::now() + interval);
+            // Armed anew: a clock that was not polled wakes nobody.
+            if clock.as_mut().poll(task).is_ready() {
+                task.waker().wake_by_ref();
+            }
+            self.tick();
+        }
+    }
+
+    fn end(&mut self, status: Status) -> Poll<Option<Result<WatchResponse, Status>>> {
+        self.ended = true;
+        self.call.fails(&status);
+        Poll::Ready(Some(Err(status)))
+    }
+}
+
+impl Stream for Session {
+    type Item = Result<WatchResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        this.ready.register(task.waker());
+        let mut in_vain = 0;
+        loop {
+            if let Some(answer) = this.out.pop_front() {
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if this.stopping.as_mut().poll(task).is_ready() {
+                return this.end(Status::unavailable(refusal::STOPPED));
+            }
+            if let Err(status) = this.poll_requests(task) {
+                return this.end(status);
+            }
+            this.poll_clock(task);
+            if !this.out.is_empty() {
+                continue;
+            }
+            match this.ready.pop() {
+                Some(id) => {
+                    this.poll_watch(id);
+                    this.polls += 1;
+                    // Where some watch always has something to tell, progress must still be noticed.
+                    if this.polls > this.watches.len() {
+                        this.check_progress();
+                    }
+                    in_vain += 1;
+                    if in_vain > POLLS && this.out.is_empty() {
+                        task.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                None => {
+                    this.check_progress();
+                    if this.out.is_empty() && this.progress_wanted.is_none() {
+                        return Poll::Pending;
+                    }
+                    if this.out.is_empty() {
+                        in_vain += 1;
+                        if in_vain > POLLS {
+                            task.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let counters = self.context.metrics.counters();
+        counters.watch_streams.fetch_sub(1, Relaxed);
+        counters.watchers.fetch_sub(self.watches.len() as u64, Relaxed);
+    }
+}
+
+/// Events are shared: one knows its previous version as soon as any watch wanted it.
+fn pb_event(event: &Event, prev_kv: bool) -> mvccpb::Event {
+    let kind = match event.kind {
+        EventKind::Put => mvccpb::event::EventType::Put,
+        EventKind::Delete => mvccpb::event::EventType::Delete,
+    };
+    mvccpb::Event {
+        r#type: kind.into(),
+        kv: Some(convert::key_value(event.kv.clone())),
+        prev_kv: event.prev_kv().filter(|_| prev_kv).cloned().map(convert::key_value),
+    }
+}

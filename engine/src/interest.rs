@@ -240,3 +240,52 @@ impl Drop for Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Revision;
+    use crate::record::Record;
+    use crate::tree::Span;
+    use proptest::prelude::*;
+
+    fn event(key: &str) -> Arc<Event> {
+        let record = Record { create: 2, version: 1, lease: 0, previous: None, key: key.as_bytes(), value: b"" };
+        Arc::new(Event::of(Revision { main: 2, sub: 0 }, &record.encode()).unwrap())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn disarms_exactly_those_whose_range_holds_the_key(
+            ranges in proptest::collection::vec(("[a-d]{1,2}", "([a-d]{0,2}|\0)"), 0..40),
+            gone in proptest::collection::vec(any::<bool>(), 40),
+            keys in proptest::collection::vec("[a-d]{1,3}", 1..4),
+        ) {
+            let interest = Arc::new(Interest::new(1));
+            let join = |(start, end): &(String, String)| {
+                let range = KeyRange { start: start.clone().into(), end: end.clone().into() };
+                let member = interest.join(range);
+                member.arm(Waker::noop());
+                member
+            };
+            let members: Vec<Member> = ranges.iter().map(join).collect();
+            let (left, members): (Vec<_>, Vec<_>) = members.into_iter().zip(&gone).partition(|(_, gone)| **gone);
+            drop(left);
+            let events: Vec<_> = keys.iter().map(|key| event(key)).collect();
+            let woken = interest.notify(&events, 2);
+            let mut concerned = 0;
+            for (member, _) in &members {
+                let span = Span::from(&member.range);
+                let holds = keys.iter().any(|key| span.contains(key.as_bytes()));
+                concerned += usize::from(holds);
+                prop_assert_eq!(matches!(member.sleeper.state(), Sleep::WokenAt(2)), holds, "{:?}", member.range);
+            }
+            prop_assert_eq!(woken.len(), concerned);
+            drop(members);
+            let registry = interest.registry.lock();
+            prop_assert!(registry.keys.is_empty() && registry.ranges.is_empty());
+        }
+    }
+}

@@ -77,8 +77,8 @@ fn a_deleted_key_does_not_come_back_when_a_crash_cuts_its_compaction() {
 fn a_read_that_was_overtaken_is_answered_or_refused_but_never_partial() {
     let mut store = Store::with(EngineOptions { cache_bytes: 0, ..EngineOptions::default() });
     let stop = std::sync::atomic::AtomicBool::new(false);
-    for key in 0..50 {
-        store.put(&format!("{key:02}"), "0");
+    for number in 0..100 {
+        store.put(&format!("{:02}", number % 50), "0");
     }
     std::thread::scope(|scope| {
         let reader = store.engine.reader();

@@ -10,6 +10,8 @@
 mod keys;
 mod node;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

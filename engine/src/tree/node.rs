@@ -250,7 +250,7 @@ pub(super) fn trim(node: &mut Arc<Node>, key: &[u8], revision: i64, dropped: &mu
             if length == 0 {
                 branch.children.remove(index);
                 branch.keys.remove(index);
-            } else if length < FANOUT / 4 {
+            } else if length < FANOUT.div_ceil(4) {
                 merge(branch, index);
             }
         }

@@ -127,25 +127,57 @@ pub(crate) fn range_response(header: Option<pb::ResponseHeader>, answer: command
     pb::RangeResponse { header, kvs: key_values(answer.kvs), more: answer.more, count: answer.count }
 }
 
-/// The answers to a transaction's operations; all of them happened at `revision`.
+/// The answers to a transaction's operations, where the transaction left the store at `revision`.
+///
+/// Each part tells the revision that it saw: before the transaction's first write that is the one before.
 pub(crate) fn op_responses(responses: Vec<OpResponse>, revision: i64) -> Vec<pb::ResponseOp> {
-    responses.into_iter().map(|response| pb::ResponseOp { response: Some(op_response(response, revision)) }).collect()
+    let before = if responses.iter().any(wrote) { revision - 1 } else { revision };
+    let mut parts = Parts { seen: before, revision };
+    parts.convert(responses)
 }
 
-fn op_response(response: OpResponse, revision: i64) -> Response {
-    let header = part_header(revision);
+/// Whether an operation changed anything.
+fn wrote(response: &OpResponse) -> bool {
     match response {
-        OpResponse::Range(answer) => Response::ResponseRange(range_response(header, answer)),
-        OpResponse::Put { prev_kv } => {
-            Response::ResponsePut(pb::PutResponse { header, prev_kv: prev_kv.map(key_value) })
+        OpResponse::Range(_) => false,
+        OpResponse::Put { .. } => true,
+        OpResponse::DeleteRange { deleted, .. } => *deleted > 0,
+        OpResponse::Txn(nested) => nested.responses.iter().any(wrote),
+    }
+}
+
+struct Parts {
+    /// The revision at this point of the transaction.
+    seen: i64,
+    revision: i64,
+}
+
+impl Parts {
+    fn convert(&mut self, responses: Vec<OpResponse>) -> Vec<pb::ResponseOp> {
+        responses.into_iter().map(|response| pb::ResponseOp { response: Some(self.one(response)) }).collect()
+    }
+
+    fn one(&mut self, response: OpResponse) -> Response {
+        if !matches!(response, OpResponse::Txn(_)) && wrote(&response) {
+            self.seen = self.revision;
         }
-        OpResponse::DeleteRange { deleted, prev_kvs } => {
-            Response::ResponseDeleteRange(pb::DeleteRangeResponse { header, deleted, prev_kvs: key_values(prev_kvs) })
+        let header = part_header(self.seen);
+        match response {
+            OpResponse::Range(answer) => Response::ResponseRange(range_response(header, answer)),
+            OpResponse::Put { prev_kv } => {
+                Response::ResponsePut(pb::PutResponse { header, prev_kv: prev_kv.map(key_value) })
+            }
+            OpResponse::DeleteRange { deleted, prev_kvs } => Response::ResponseDeleteRange(pb::DeleteRangeResponse {
+                header,
+                deleted,
+                prev_kvs: key_values(prev_kvs),
+            }),
+            OpResponse::Txn(nested) => Response::ResponseTxn(pb::TxnResponse {
+                // Only the outermost transaction tells its revision.
+                header: part_header(0),
+                succeeded: nested.succeeded,
+                responses: self.convert(nested.responses),
+            }),
         }
-        OpResponse::Txn(answer) => Response::ResponseTxn(pb::TxnResponse {
-            header,
-            succeeded: answer.succeeded,
-            responses: op_responses(answer.responses, revision),
-        }),
     }
 }

@@ -228,7 +228,10 @@ impl Session {
                 watch.bell.ring();
                 self.context.metrics.counters().events.fetch_add(events.len() as u64, Relaxed);
                 let prev_kv = watch.watcher.spec().prev_kv;
-                let events: Vec<_> = events.iter().map(|event| pb_event(event, prev_kv)).collect();
+                let compacted = self.context.node.reader().compacted_revision();
+                // What is compacted is told by nobody, even while it can still be found.
+                let tells = |event: &Event| prev_kv && event.revision() > compacted;
+                let events: Vec<_> = events.iter().map(|event| pb_event(event, tells(event))).collect();
                 if fragment {
                     self.say_fragments(revision, id, events);
                 } else {

@@ -1,4 +1,5 @@
 //! The services as clients see them, on a node in memory; where `KELSON_TEST_ETCD` names an etcd binary, the same on it.
 
 mod harness;
+mod scenario;
 mod stores;

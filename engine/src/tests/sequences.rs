@@ -15,7 +15,7 @@ use crate::{Command, Engine, EngineOptions, Event, EventKind, MemoryBackend, Wat
 pub(super) enum Step {
     /// Entries that are applied together.
     Apply(Vec<Command>),
-    CompactionStep,
+    Reclaim,
     Flush,
     /// All but this share (of 255) of the unflushed batches is lost.
     Crash(u8),
@@ -162,7 +162,7 @@ pub(super) fn a_command() -> impl Strategy<Value = Command> {
 fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => vec(a_command(), 0..4).prop_map(Step::Apply),
-        2 => Just(Step::CompactionStep),
+        2 => Just(Step::Reclaim),
         1 => Just(Step::Flush),
         1 => any::<u8>().prop_map(Step::Crash),
         2 => (range(), 0..12i64, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
@@ -264,7 +264,7 @@ fn run(steps: Vec<Step>, requests: Vec<RangeRequest>, options: EngineOptions) {
                 let (commands, expected) = &log[log.len() - 1];
                 assert_eq!(&engine.apply(position(log.len() as u64), commands, &[]).unwrap(), expected);
             }
-            Step::CompactionStep => _ = engine.compaction_step().unwrap(),
+            Step::Reclaim => _ = engine.compaction_step().unwrap(),
             Step::Flush => assert_eq!(engine.flush().unwrap(), engine.applied()),
             Step::Crash(kept) => {
                 let kept = backend.unflushed() * usize::from(kept) / 255;

@@ -289,3 +289,51 @@ fn threads_that_sleep_until_woken_see_every_event_once() {
         });
     }
 }
+
+#[test]
+fn history_that_is_compacted_while_it_is_read_never_leaves_a_gap() {
+    let mut store = Store::with(tiny_ring());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    for _ in 0..700 {
+        store.put("k", "v");
+    }
+    std::thread::scope(|scope| {
+        let (reader, stop) = (store.engine.reader(), &stop);
+        let watching = scope.spawn(move || {
+            let mut ends = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Within the compaction's reach, so that it often overtakes the watch.
+                let start = (reader.compacted_revision() - 1).max(1);
+                let mut watcher = reader.watch(spec(all(), start));
+                let mut next = start;
+                for _ in 0..8 {
+                    match Arc::new(Bell::default()).with(|cx| watcher.poll(cx, 50)) {
+                        WatchPoll::Events { events, revision } => {
+                            for event in events {
+                                assert_eq!(event.revision(), next.max(2));
+                                next = event.revision() + 1;
+                            }
+                            assert_eq!(revision, next - 1);
+                        }
+                        WatchPoll::Compacted { compact_revision } => {
+                            assert!(next < compact_revision);
+                            ends += 1;
+                            break;
+                        }
+                        WatchPoll::Idle { .. } => break,
+                        WatchPoll::Failed(error) => panic!("{error}"),
+                    }
+                }
+            }
+            ends
+        });
+        for round in 0..6000 {
+            let revision = store.put("k", "v");
+            if round % 5 == 0 {
+                store.compact_fully(revision - 600);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(watching.join().unwrap() > 0);
+    });
+}

@@ -26,7 +26,7 @@ impl Compaction {
     /// Some tens of microseconds at the end of an apply.
     pub const BESIDE_APPLY: Step = Step { visits: 1024, keys: 64, records: 512 };
     /// A millisecond or two when nothing else is to be done.
-    const ALONE: Step = Step { visits: 16_384, keys: 1024, records: 4096 };
+    const ALONE: Step = Step { visits: 8192, keys: 512, records: 1024 };
 }
 
 impl Engine {

@@ -132,7 +132,6 @@ impl Backend for RocksBackend {
         let mut options = ReadOptions::default();
         // A scan reads each block once: it must not push out what point reads keep coming back to.
         options.fill_cache(false);
-        options.set_readahead_size(1 << 20);
         if let Some(end) = end {
             options.set_iterate_upper_bound(end);
         }

@@ -13,9 +13,13 @@ use crate::ring::Ring;
 use crate::tree::Tree;
 use crate::{Applied, Error, Revision};
 
-/// Records looked up at once; also what a small read is, whose records are worth caching.
-pub(crate) const FETCH_CHUNK: usize = 512;
+/// Records looked up at once.
+pub(crate) const FETCH_CHUNK: usize = 2048;
+/// Records of a read up to this size are worth caching; a larger one would push everything else out.
 const CACHE_READS_UPTO: usize = 64;
+/// From this many records on, reading past up to so many others for each is cheaper than looking each up.
+const SCAN_FROM: usize = 64;
+const SCAN_WASTE: usize = 4;
 
 /// The whole state at one revision. Never changes.
 pub(crate) struct Snapshot {
@@ -43,6 +47,41 @@ pub(crate) trait Records {
 
     /// The records under `at`, in the same order.
     fn records(&self, at: &[Revision]) -> Result<Vec<Option<Bytes>>, Error>;
+}
+
+impl Shared {
+    /// Records from the backend; `at` ascends. Writes of one time lie together, so much of what a large range holds is
+    /// often found by reading on rather than by lookups.
+    fn fetch(&self, at: &[Revision]) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut found = Vec::with_capacity(at.len());
+        if let [first, .., last] = at
+            && at.len() >= SCAN_FROM
+            && last.main - first.main <= (at.len() * SCAN_WASTE) as i64
+        {
+            let mut left = at.len() * (SCAN_WASTE + 1);
+            let end = Revision { main: last.main, sub: last.sub.saturating_add(1) };
+            self.backend.scan(Space::Revisions, &first.to_bytes(), Some(&end.to_bytes()), &mut |key, value| {
+                // Gives up where transactions were so large that most of what it reads is of no use.
+                left -= 1;
+                let here = Revision::from_bytes(key).ok_or_else(|| Error::Storage("damaged revision key".into()))?;
+                while at.get(found.len()).is_some_and(|at| *at < here) {
+                    found.push(None);
+                }
+                if at.get(found.len()) == Some(&here) {
+                    found.push(Some(Bytes::copy_from_slice(value)));
+                }
+                Ok(left > 0)
+            })?;
+            if left > 0 {
+                found.resize(at.len(), None);
+            }
+        }
+        let keys: Vec<SpaceKey> = at[found.len()..].iter().map(|at| SpaceKey::from_slice(&at.to_bytes())).collect();
+        if !keys.is_empty() {
+            found.extend(self.backend.multi_get(Space::Revisions, &keys)?);
+        }
+        Ok(found)
+    }
 }
 
 impl Records for Shared {

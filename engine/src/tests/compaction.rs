@@ -50,6 +50,22 @@ fn frees_the_index_and_the_backend_in_steps_beside_writes() {
 }
 
 #[test]
+fn nothing_is_deleted_for_a_compaction_that_is_not_published() {
+    let mut store = Store::with(EngineOptions { cache_bytes: 0, ..EngineOptions::default() });
+    for number in 0..900 {
+        store.put(&format!("{:03}", number % 300), "v");
+    }
+    store.apply(Command::Compact { revision: 350 });
+    assert!(store.engine.compaction_pending());
+    // The first is still being worked on when the second comes: what 350 needs must be there until 900 is known.
+    let before = store.engine.shared.snapshot.load_full();
+    store.apply(Command::Compact { revision: 900 });
+    let request = request(all());
+    let read = crate::range::execute(&before.tree, 350, &request, &*store.engine.shared);
+    assert_eq!(read.map(|response| response.kvs.len()), Ok(300));
+}
+
+#[test]
 fn a_deleted_key_does_not_come_back_when_a_crash_cuts_its_compaction() {
     let backend = Arc::new(MemoryBackend::with_crashes());
     let mut store = Store { engine: Engine::open(backend.clone()).unwrap(), index: 0 };

@@ -122,3 +122,32 @@ fn counting_many_keys_at_any_revision() {
     assert_eq!(count(0, span("0100", "0200")), 67);
     assert_eq!(store.engine.reader().key_count(), 333);
 }
+
+#[test]
+fn large_reads_find_every_value_wherever_it_lies() {
+    let mut store = Store::with(EngineOptions { cache_bytes: 0, ..EngineOptions::default() });
+    let pad = |key: usize| format!("{key:05}");
+    // Scattered over few revisions, then one transaction so large that reading through it is not worth it, then dense.
+    for key in 0..600 {
+        store.put(&pad(key * 7 % 600), &format!("v{}", key * 7 % 600));
+    }
+    let ops = (0..5000).map(|key| Op::Put(put(&format!("x{key:05}"), "x"))).collect();
+    store.apply(Command::Txn(txn(vec![], ops, vec![])));
+    for key in (0..600).step_by(2) {
+        store.put(&pad(key), &format!("w{key}"));
+    }
+    let check = |revision, range: KeyRange, expected: &dyn Fn(usize) -> String| {
+        let (_, response) = store.engine.reader().range(&RangeRequest { revision, ..request(range) }).unwrap();
+        assert!(response.kvs.len() > 64);
+        for kv in &response.kvs {
+            assert_eq!(text(&kv.value), expected(text(&kv.key).parse().unwrap()));
+        }
+    };
+    check(601, span("0", "1"), &|key| format!("v{key}"));
+    check(0, span("0", "1"), &|key| if key % 2 == 0 { format!("w{key}") } else { format!("v{key}") });
+    check(0, span("00100", "00300"), &|key| if key % 2 == 0 { format!("w{key}") } else { format!("v{key}") });
+    check(650, span("00000", "00200"), &|key| {
+        if key < 96 && key % 2 == 0 { format!("w{key}") } else { format!("v{key}") }
+    });
+    assert_eq!(store.at(0, span("x", "y")).split(' ').count(), 5000);
+}

@@ -40,7 +40,6 @@ pub(crate) struct World {
     pub revisions: Arc<Informer<ControllerRevision>>,
     pub revisions_by_owner: ByOwner<ControllerRevision>,
     pub jobs: Arc<Informer<Job>>,
-    pub jobs_by_namespace: ByNamespace<Job>,
     pub nodes: Arc<Informer<Node>>,
     pub leases: Arc<Informer<Lease>>,
     pub namespaces: Arc<Informer<Namespace>>,
@@ -65,7 +64,6 @@ impl World {
         let deployments = Informer::<Deployment>::new(Gvr::DEPLOYMENTS);
         let daemon_sets = Informer::<DaemonSet>::new(Gvr::DAEMON_SETS);
         let revisions = Informer::<ControllerRevision>::new(Gvr::CONTROLLER_REVISIONS);
-        let jobs = Informer::<Job>::new(Gvr::JOBS);
         let services = Informer::<Service>::new(Gvr::SERVICES);
         let slices = Informer::<EndpointSlice>::new(Gvr::ENDPOINT_SLICES);
         World {
@@ -86,8 +84,7 @@ impl World {
             daemon_sets,
             revisions_by_owner: revisions.index(controller),
             revisions,
-            jobs_by_namespace: jobs.index(namespace),
-            jobs,
+            jobs: Informer::new(Gvr::JOBS),
             nodes: Informer::new(Gvr::NODES),
             leases: Informer::new(Gvr::LEASES),
             namespaces: Informer::new(Gvr::NAMESPACES),

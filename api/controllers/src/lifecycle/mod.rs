@@ -28,6 +28,7 @@ use crate::queue::{Key, Queue};
 use crate::view::{Lease, Node, Seconds, rfc3339, since_epoch};
 use crate::world::{World, join};
 use eviction::Evictor;
+pub(crate) use eviction::tolerates;
 use health::{Eviction, Heartbeat};
 use reaper::Reaper;
 use zones::{Turns, zone_of};

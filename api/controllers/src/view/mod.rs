@@ -1,6 +1,7 @@
 //! Lean views of the objects that controllers read. Deserializing drops what is not named, so a view is never written
 //! back: writes are patches, or start from a freshly read whole object.
 
+mod affinity;
 mod daemonset;
 mod deployment;
 mod job;
@@ -16,9 +17,10 @@ use std::time::SystemTime;
 use kelson_wire::kube::{Keyed, ObjectMeta, timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use affinity::Affinity;
 pub(crate) use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus};
-pub(crate) use deployment::{Deployment, DeploymentStatus, Strategy};
-pub(crate) use job::{Job, JobSpec, JobStatus, Uncounted};
+pub(crate) use deployment::{Deployment, DeploymentStatus};
+pub(crate) use job::{Job, JobStatus, Uncounted};
 pub(crate) use node::{Lease, Node, Taint};
 pub(crate) use pod::{NamedPort, Owners, Phase, Pod, Toleration};
 pub(crate) use replicaset::{ReplicaSet, ReplicaSetStatus};
@@ -26,8 +28,8 @@ pub(crate) use service::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort, TargetRef,
     subsets_digest,
 };
-pub(crate) use stub::{ConfigMap, Namespace, NamespaceStatus, Stub, digest};
-pub(crate) use template::{Canonical, TEMPLATE_HASH, Template, fnv1a};
+pub(crate) use stub::{ConfigMap, Namespace, Stub, digest};
+pub(crate) use template::{Canonical, TEMPLATE_HASH, Template};
 
 macro_rules! keyed {
     ($($view:ty),* $(,)?) => {

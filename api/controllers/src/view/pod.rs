@@ -7,7 +7,7 @@ use kelson_wire::kube::meta::{StringMap, null_default};
 use kelson_wire::kube::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 
-use super::{Condition, Seconds, condition, seconds};
+use super::{Affinity, Condition, Seconds, condition, seconds};
 use crate::intern::Interner;
 
 static LABELS: LazyLock<Interner<StringMap>> = LazyLock::new(Interner::new);
@@ -78,6 +78,8 @@ pub(crate) struct Pod {
     pub deleted: Seconds,
     /// Empty while it is not bound.
     pub node: Arc<String>,
+    /// The one node that its affinity names; empty if it names none. How a daemon pod that is not bound yet says where it goes.
+    pub destined: Arc<String>,
     pub hostname: Arc<String>,
     pub subdomain: Arc<String>,
     pub phase: Phase,
@@ -94,7 +96,6 @@ pub(crate) struct Pod {
     /// Restarts of all containers together, and of the one with most.
     pub restarts: i64,
     pub most_restarts: i64,
-    pub started: Seconds,
     /// When the last container ended; 0 if none did.
     pub finished: Seconds,
     /// `status.reason`, such as `Evicted`.
@@ -148,6 +149,8 @@ struct Spec {
     containers: Vec<Container>,
     #[serde(deserialize_with = "null_default")]
     tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "null_default")]
+    affinity: Affinity,
 }
 
 #[derive(Default, Deserialize)]
@@ -172,7 +175,6 @@ struct Status {
     init_container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "null_default")]
     container_statuses: Vec<ContainerStatus>,
-    start_time: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -224,6 +226,7 @@ impl From<Raw> for Pod {
             created: seconds(metadata.creation_timestamp.as_deref()),
             deleted: metadata.deletion_timestamp.as_deref().map_or(0, |at| seconds(Some(at)).max(1)),
             node: NAMES.share(spec.node_name),
+            destined: NAMES.share(spec.affinity.one_node().unwrap_or_default()),
             hostname: NAMES.share(spec.hostname),
             subdomain: NAMES.share(spec.subdomain),
             phase: status.phase,
@@ -235,7 +238,6 @@ impl From<Raw> for Pod {
             restarts_always: matches!(spec.restart_policy.as_str(), "" | "Always"),
             restarts: containers().map(|container| container.restart_count).sum(),
             most_restarts: containers().map(|container| container.restart_count).max().unwrap_or(0),
-            started: seconds(status.start_time.as_deref()),
             finished: ended.map(|ended| seconds(ended.finished_at.as_deref())).max().unwrap_or(0),
             reason: status.reason,
             metadata,
@@ -263,7 +265,7 @@ mod tests {
         let two: Pod = serde_json::from_str(&text("b")).unwrap();
         assert!(Arc::ptr_eq(&one.labels, &two.labels) && Arc::ptr_eq(&one.owners, &two.owners));
         assert!(Arc::ptr_eq(&one.ports, &two.ports) && Arc::ptr_eq(&one.node, &two.node));
-        assert!(std::mem::size_of::<Pod>() <= 640, "{}", std::mem::size_of::<Pod>());
+        assert!(std::mem::size_of::<Pod>() <= 656, "{}", std::mem::size_of::<Pod>());
         assert!(one.is_controlled_by("u") && one.is_active() && one.ready);
         assert_eq!((one.deletion_cost, one.restarts, one.ports[0].container_port), (-7, 2, 80));
         assert_eq!(one.ready_since - one.finished, 5);

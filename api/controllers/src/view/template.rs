@@ -77,7 +77,7 @@ impl Canonical {
 }
 
 /// 32-bit FNV-1a.
-pub(crate) fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u32 {
+fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u32 {
     bytes.into_iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

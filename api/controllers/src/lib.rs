@@ -34,3 +34,6 @@ pub use config::Config;
 pub use election::Election;
 pub use error::Error;
 pub use manager::run;
+
+#[cfg(test)]
+mod tests;

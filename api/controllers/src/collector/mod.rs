@@ -12,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::Controller;
@@ -25,6 +26,8 @@ use graph::{FOREGROUND, Graph, ORPHAN, Object, Uid, Verdict};
 
 /// Time between two looks at which resources there are.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(60);
+/// How long the first list of one resource is waited for: one that never answers must not stop the collection of the rest.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts to make a guarded write before the queue's backoff takes over.
 const ATTEMPTS: usize = 3;
 
@@ -124,7 +127,9 @@ impl Collector {
                         watched.entry(gvr).or_insert_with(|| self.watch(gvr, &shutdown));
                     }
                     for (informer, _) in watched.values() {
-                        informer.wait_synced().await;
+                        if timeout(SYNC_PATIENCE, informer.wait_synced()).await.is_err() {
+                            tracing::warn!("a resource cannot be listed; its objects are not collected");
+                        }
                     }
                     ready.cancel();
                 }

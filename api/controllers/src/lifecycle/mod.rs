@@ -187,8 +187,12 @@ impl Nodes {
     }
 
     fn is_lost(&self, node: &Node, now: Seconds) -> bool {
-        let known = self.known.lock();
-        known.heartbeats.get(&node.metadata.name).is_some_and(|heartbeat| heartbeat.is_lost(node, &self.config, now))
+        // What this view of the node shows counts: a report that the monitor has not looked at yet must not be overwritten.
+        let renewed = self.renewed(&node.metadata.name);
+        let mut known = self.known.lock();
+        let heartbeat = known.heartbeats.entry(node.metadata.name.clone()).or_default();
+        heartbeat.observe(node, renewed, now);
+        heartbeat.is_lost(node, &self.config, now)
     }
 
     fn eviction(&self, name: &str) -> Eviction {
@@ -247,7 +251,11 @@ impl Controller for Nodes {
                     let message = format!("Node {key} status is now: NodeNotReady");
                     self.events.normal(&Gvr::NODES, &node.metadata, "NodeNotReady", &message);
                 }
-                let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}});
+                let meta = &node.metadata;
+                let patch = json!({
+                    "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version},
+                    "status": {"conditions": conditions},
+                });
                 let kind = PatchKind::Strategic;
                 self.world.client.patch::<IgnoredAny>(&Gvr::NODES, "", key, "status", kind, &patch).await?;
                 // The rest follows with the event that this brings.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use crate::config::Config;
 use crate::view::Node;
 
@@ -41,8 +43,10 @@ pub(super) struct Turns {
     pub suspended: bool,
 }
 
+#[derive(Default)]
 struct Turn {
-    waiting: VecDeque<Arc<str>>,
+    line: VecDeque<Arc<str>>,
+    waiting: FxHashSet<Arc<str>>,
     tokens: f64,
     at: f64,
     rate: f64,
@@ -62,8 +66,7 @@ impl Turns {
                 State::Partial => 0.0,
             };
             // A full token to begin with: the first lost node does not wait.
-            let turn =
-                self.zones.entry(zone.clone()).or_insert(Turn { waiting: VecDeque::new(), tokens: 1.0, at: now, rate });
+            let turn = self.zones.entry(zone.clone()).or_insert(Turn { tokens: 1.0, at: now, rate, ..Turn::default() });
             turn.refill(now);
             turn.rate = rate;
         }
@@ -72,8 +75,8 @@ impl Turns {
     /// Puts a node in its zone's line, if it is not there.
     pub(super) fn wait(&mut self, zone: &str, node: &Arc<str>) {
         if let Some(turn) = self.zones.get_mut(zone) {
-            if !turn.waiting.contains(node) {
-                turn.waiting.push_back(node.clone());
+            if turn.waiting.insert(node.clone()) {
+                turn.line.push_back(node.clone());
             }
         }
     }
@@ -81,7 +84,9 @@ impl Turns {
     /// Takes a node out of line.
     pub(super) fn leave(&mut self, zone: &str, node: &str) {
         if let Some(turn) = self.zones.get_mut(zone) {
-            turn.waiting.retain(|waiting| **waiting != *node);
+            if turn.waiting.remove(node) {
+                turn.line.retain(|each| **each != *node);
+            }
         }
     }
 
@@ -91,7 +96,8 @@ impl Turns {
         for turn in self.zones.values_mut() {
             turn.refill(now);
             while turn.rate > 0.0 && turn.tokens >= 1.0 {
-                let Some(node) = turn.waiting.pop_front() else { break };
+                let Some(node) = turn.line.pop_front() else { break };
+                turn.waiting.remove(&node);
                 turn.tokens -= 1.0;
                 taken.push(node);
             }

@@ -81,11 +81,7 @@ pub fn prepare_update(object: &mut Value, old: &Value, ty: &'static Type) {
             set_template_generation(map, before + i64::from(changed));
         }
         ("", "Pod" | "Node") | ("apps", "Deployment" | "ReplicaSet") | ("batch", "Job") => keep(map, old, "status"),
-        ("", "Secret") => {
-            if text(map, "type").is_empty() {
-                keep(map, old, "type");
-            }
-        }
+        ("", "Secret") if text(map, "type").is_empty() => keep(map, old, "type"),
         _ => {}
     }
 }

@@ -30,7 +30,7 @@ fn goldens() {
                 validate::parse_strict_yaml(document.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}")).0
             })
             .collect();
-        assert!(documents.len() >= 2 && documents.len() % 2 == 0, "{name}");
+        assert!(documents.len() >= 2 && documents.len().is_multiple_of(2), "{name}");
         for pair in documents.chunks(2) {
             let [written, stored] = pair else { unreachable!() };
             let version = written["apiVersion"].as_str().unwrap();

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use super::*;
 
 #[test]
@@ -94,11 +92,4 @@ fn refuses_a_broken_file() {
         let error = parse::parse(&[text]).unwrap_err();
         assert!(error.contains(want), "{error}");
     }
-}
-
-#[test]
-fn parses_in_a_few_milliseconds() {
-    let start = Instant::now();
-    parse::parse(&FILES).unwrap();
-    println!("the schema parses in {:?}", start.elapsed());
 }

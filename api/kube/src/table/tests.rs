@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::validate::parse_strict_yaml;
@@ -74,20 +74,4 @@ fn an_odd_object_still_has_a_row() {
     write_row("", "pods", odd.to_string().as_bytes(), now(), Include::None, &mut out).unwrap();
     assert!(out.starts_with(br#"{"cells":["odd""#));
     assert!(write_row("", "pods", b"nonsense", now(), Include::None, &mut Vec::new()).is_err());
-}
-
-/// Prints what a row costs from bytes and from a value.
-#[test]
-fn rows_from_bytes_are_cheap() {
-    let text = include_str!("testdata/pods.yaml").split("\n---\n").next().unwrap();
-    let object = parse_strict_yaml(text.as_bytes()).unwrap().0["object"].clone();
-    let bytes = serde_json::to_vec(&object).unwrap();
-    let mut out = Vec::new();
-    let start = Instant::now();
-    for _ in 0..1000 {
-        out.clear();
-        write_row("", "pods", &bytes, now(), Include::Metadata, &mut out).unwrap();
-    }
-    println!("{:?} a row from {} bytes", start.elapsed() / 1000, bytes.len());
-    assert!(!out.is_empty());
 }

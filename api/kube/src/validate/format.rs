@@ -88,23 +88,6 @@ pub fn dns_subdomain(text: &str) -> Problems {
     problems
 }
 
-/// RFC 1035 label: as an RFC 1123 label, but it starts with a letter.
-pub fn dns1035_label(text: &str) -> Problems {
-    let mut problems = Problems::new();
-    if text.len() > LABEL_MAX {
-        problems.push(max_characters(LABEL_MAX));
-    }
-    if !is_dns_label(text) || !text.starts_with(|c: char| c.is_ascii_lowercase()) {
-        problems.push(rule(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
-             character, and end with an alphanumeric character",
-            "[a-z]([-a-z0-9]*[a-z0-9])?",
-            &["my-name", "abc-123"],
-        ));
-    }
-    problems
-}
-
 fn is_label_key(text: &str) -> bool {
     let bytes = text.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(first), Some(last))
@@ -261,7 +244,6 @@ mod tests {
                 &["", "A", "-a", "a-", "a.b", "a_b", &long][..],
             ),
             (dns_subdomain, &["a", "a.b", "1.2", &long], &["", "a..b", "A.b", "a.", "a_b"]),
-            (dns1035_label, &["a", "a-1"], &["1a", "", "a.b", "A"]),
             (qualified_name, &["a", "A_b.c", "x.io/Y"], &["", "/a", "a/", "a/b/c", "X.io/a", "-a", &long]),
             (label_value, &["", "a", "A_b.c"], &["-a", "a-", "a b", &long]),
             (config_key, &["a", "A.b-c_d", ".a"], &["", ".", "..", "..a", "a b", "a/b"]),

@@ -7,6 +7,7 @@ mod barrier;
 mod batch;
 mod clock;
 mod codec;
+mod compaction;
 mod config;
 mod dir;
 mod error;

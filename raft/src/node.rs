@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) queue: Arc<Queue>,
     pub(crate) barrier: Arc<Barrier>,
     pub(crate) leases: Arc<Leases>,
+    /// Whether a compaction has something left to free.
+    pub(crate) compacting: watch::Receiver<bool>,
     pub(crate) reader: Reader,
     pub(crate) log: LogStore,
     pub(crate) failure: Arc<OnceLock<Error>>,
@@ -105,6 +107,7 @@ impl Node {
         &self.inner.reader
     }
 
+    /// This member's view of itself and its group at this moment.
     pub fn status(&self) -> Status {
         let inner = &*self.inner;
         let failure = inner.failure.get().map(ToString::to_string);
@@ -161,6 +164,17 @@ impl Node {
         self.inner.leases.remaining(id)
     }
 
+    /// Returns when no compaction has anything left to free here: what etcd calls a physical compaction.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the node ends before.
+    pub async fn compaction_done(&self) -> Result<(), Error> {
+        let mut compacting = self.inner.compacting.clone();
+        let done = compacting.wait_for(|pending| !pending).await.map(drop);
+        done.map_err(|_| self.explain(Error::Stopped))
+    }
+
+    /// Whether this member leads at present.
     pub fn is_leader(&self) -> bool {
         self.inner.metrics.borrow_watched().state == ServerState::Leader
     }

@@ -19,6 +19,7 @@ use crate::{
     Config, Data, Error,
     barrier::{self, Barrier},
     codec::Identity,
+    compaction::{self, Compaction},
     dir::DataDir,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
@@ -51,7 +52,7 @@ impl Parts {
     #[cfg(feature = "rocksdb")]
     fn on_disk(dir: DataDir) -> Result<Self, Error> {
         let disk = log::rocks::RocksDisk::open(&dir.log()).map_err(|e| storage(&e))?;
-        let backend = kelson_engine::RocksBackend::open(&dir.state())?;
+        let backend = kelson_engine::RocksBackend::open(dir.state())?;
         Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), dir: Some(dir) })
     }
 
@@ -106,7 +107,8 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     let leases = Arc::new(Leases::new(config.clock.clone(), reader.clone()));
     let wanted = Arc::new(Notify::new());
     let thresholds = Thresholds { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
-    let machine = StateMachine::new(engine, leases.clone(), thresholds, wanted.clone())?;
+    let compaction = Arc::new(Compaction::new());
+    let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), Alone, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
     lead(&raft, &config).await?;
@@ -122,6 +124,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     };
     let tasks = vec![
         tokio::spawn(barrier::run(raft.clone(), barrier.clone())),
+        tokio::spawn(compaction::run(raft.clone(), compaction.clone())),
         tokio::spawn(flush_when_wanted(raft.clone(), wanted)),
         tokio::spawn(revoker.run()),
     ];
@@ -141,7 +144,20 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
         stopping,
         ended: ended_tx,
     };
-    let inner = Inner { metrics: raft.metrics(), config, queue, barrier, leases, reader, log, failure, stop, ended };
+    let compacting = compaction.subscribe();
+    let inner = Inner {
+        metrics: raft.metrics(),
+        config,
+        queue,
+        barrier,
+        leases,
+        compacting,
+        reader,
+        log,
+        failure,
+        stop,
+        ended,
+    };
     Ok((inner, background))
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     codec,
+    compaction::Compaction,
     leases::Leases,
     types::{LeaderId, LogEntry, LogId, Membership, Peer, SnapshotMeta, StoredMembership, Types},
 };
@@ -38,6 +39,7 @@ pub(crate) struct StateMachine {
     last: Option<LogId>,
     membership: StoredMembership,
     leases: Arc<Leases>,
+    compaction: Arc<Compaction>,
     thresholds: Thresholds,
     /// Entries and bytes applied since the last flush was begun.
     entries: u64,
@@ -57,6 +59,7 @@ impl StateMachine {
     pub(crate) fn new(
         engine: Engine,
         leases: Arc<Leases>,
+        compaction: Arc<Compaction>,
         thresholds: Thresholds,
         wanted: Arc<Notify>,
     ) -> Result<Self, kelson_engine::Error> {
@@ -68,11 +71,14 @@ impl StateMachine {
         };
         // What was just read from the backend is on stable storage.
         let snapshot = last.map(|id| SnapshotMeta { last_log_id: Some(id), last_membership: membership.clone() });
+        // A compaction that a stop has interrupted goes on.
+        compaction.set_pending(engine.compaction_pending());
         Ok(StateMachine {
             engine,
             last,
             membership,
             leases,
+            compaction,
             thresholds,
             entries: 0,
             bytes: 0,
@@ -120,7 +126,18 @@ impl StateMachine {
         meta: &[(&'static str, Bytes)],
     ) -> io::Result<crate::types::Replies> {
         let applied = Applied { term: log_id.leader_id.term, node: log_id.leader_id.node_id, index: log_id.index };
-        self.engine.apply(applied, commands, meta).map_err(io::Error::other)
+        let replies = self.engine.apply(applied, commands, meta).map_err(io::Error::other)?;
+        self.compaction.set_pending(self.engine.compaction_pending());
+        Ok(replies)
+    }
+
+    /// Frees some compacted history, unless something was applied since the entry `seen`; returns the last entry.
+    pub(crate) fn compact_if_idle(&mut self, seen: Option<LogId>) -> Result<Option<LogId>, kelson_engine::Error> {
+        if self.last == seen {
+            let pending = self.engine.compaction_step()?;
+            self.compaction.set_pending(pending);
+        }
+        Ok(self.last)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kelson_engine::MemoryBackend;
+use kelson_engine::{Command, MemoryBackend};
 
 use super::{TestDisk, config, eventually, keys, open, put, write};
 use crate::{Config, Data, Error, Member, Node};
@@ -59,6 +59,24 @@ async fn the_log_is_dropped_as_far_as_the_state_is_flushed() {
     node.shutdown().await.unwrap();
     let node = open(settings, &disk, &backend).await.unwrap();
     assert_eq!(keys(&node), expected);
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_compaction_finishes_without_further_writes_even_across_a_restart() {
+    let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
+    let node = open(config(), &disk, &backend).await.unwrap();
+    let puts = (0..6_000).map(|i| node.propose(put(format!("key{}", i % 3_000), "value")));
+    futures_util::future::join_all(puts).await.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    assert!(node.reader().history_count() >= 3_000);
+    let revision = node.reader().revision();
+    node.propose(Command::Compact { revision }).await.unwrap();
+    // Left half done: the next start finds out and goes on.
+    node.shutdown().await.unwrap();
+    let node = open(config(), &disk, &backend).await.unwrap();
+    tokio::time::timeout(super::DEADLINE, node.compaction_done()).await.unwrap().unwrap();
+    assert_eq!(node.reader().history_count(), 0);
+    assert_eq!(keys(&node).len(), 3_000);
     node.shutdown().await.unwrap();
 }
 

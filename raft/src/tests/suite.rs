@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::MonotonicClock,
+    compaction::Compaction,
     leases::Leases,
     log::{LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
     state::{StateMachine, Thresholds},
@@ -34,7 +35,8 @@ where
         let engine = Engine::open(Arc::new(MemoryBackend::new())).unwrap();
         let leases = Arc::new(Leases::new(Arc::new(MonotonicClock::default()), engine.reader()));
         let thresholds = Thresholds { entries: 100, bytes: 1 << 20 };
-        let machine = StateMachine::new(engine, leases, thresholds, Arc::new(Notify::new())).unwrap();
+        let (compaction, wanted) = (Arc::new(Compaction::new()), Arc::new(Notify::new()));
+        let machine = StateMachine::new(engine, leases, compaction, thresholds, wanted).unwrap();
         Ok(((thread, guard), log, machine))
     }
 }

@@ -222,4 +222,34 @@ mod tests {
         let Err(Error::Storage(text)) = RocksBackend::open(&file) else { panic!("opened a file") };
         assert!(text.contains(&file.display().to_string()), "{text}");
     }
+
+    #[test]
+    fn an_engine_is_the_same_after_reopening() {
+        use crate::{Applied, Command, Engine, command::Put};
+        use std::sync::Arc;
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Engine::open(Arc::new(RocksBackend::open(dir.path()).unwrap())).unwrap();
+        let mut engine = open();
+        let mut position = Applied { term: 1, node: 1, index: 0 };
+        let mut apply = |engine: &mut Engine, command| {
+            position.index += 1;
+            engine.apply(position, &[command], &[]).unwrap().remove(0).unwrap();
+        };
+        apply(&mut engine, Command::LeaseGrant { id: 5, ttl: 60 });
+        for number in 0..2000 {
+            let key = format!("key/{:03}", number % 500).into();
+            let lease = if number % 2 == 0 { 5 } else { 0 };
+            apply(&mut engine, Command::Put(Put { key, value: vec![7; 300].into(), lease, ..Put::default() }));
+        }
+        assert_eq!(engine.flush().unwrap(), engine.applied());
+        apply(&mut engine, Command::Compact { revision: 1500 });
+        apply(&mut engine, Command::Put(Put { key: "last".into(), ..Put::default() }));
+        let (hash, applied) = (engine.state_hash().unwrap(), engine.applied());
+        drop(engine);
+        let mut engine = open();
+        assert_eq!((engine.state_hash().unwrap(), engine.applied()), (hash, applied));
+        while engine.compaction_step().unwrap() {}
+        assert_eq!((engine.state_hash().unwrap(), engine.reader().key_count()), (hash, 501));
+        assert_eq!(engine.reader().lease(5).unwrap().keys.len(), 250);
+    }
 }

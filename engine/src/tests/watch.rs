@@ -261,6 +261,7 @@ fn threads_that_sleep_until_woken_see_every_event_once() {
     for options in [EngineOptions::default(), EngineOptions { ring_events: 300, ..EngineOptions::default() }] {
         let mut store = Store::with(options);
         const WRITES: i64 = 5000;
+        const LOST: std::time::Duration = std::time::Duration::from_secs(60);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let range = if thread % 2 == 0 { all() } else { one("3") };
@@ -273,8 +274,11 @@ fn threads_that_sleep_until_woken_see_every_event_once() {
                             WatchPoll::Events { events, .. } => {
                                 seen.extend(events.iter().map(|event| event.revision()))
                             }
-                            // Woken or not at all: a lost wake-up would hang here.
-                            WatchPoll::Idle { .. } => std::thread::park(),
+                            WatchPoll::Idle { .. } => {
+                                let asleep = std::time::Instant::now();
+                                std::thread::park_timeout(LOST);
+                                assert!(asleep.elapsed() < LOST, "a wake-up was lost after {:?}", seen.last());
+                            }
                             end => panic!("{end:?}"),
                         }
                     }

@@ -34,7 +34,7 @@ const FAILED_EVENTS: u32 = 20;
 /// A batch of at most this many is placed on the spot; a larger one where blocking is allowed.
 const SMALL_BATCH: usize = 256;
 /// Pause before a binding without an answer is sent again, doubling to [`MAX_RESEND`].
-const MIN_RESEND: Duration = Duration::from_millis(250);
+const MIN_RESEND: Duration = Duration::from_millis(100);
 const MAX_RESEND: Duration = Duration::from_secs(10);
 /// How long a shutdown waits for the answers of bindings that were sent.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -280,7 +280,8 @@ impl Driver {
                     Outcome::Refused(_) | Outcome::Changed(_) | Outcome::Gone => {}
                 }
                 if let Some(again) = self.model.binding_ended(binding, outcome, confirm_by, now) {
-                    let pause = MIN_RESEND.saturating_mul(1 << again.unanswered.min(10)).min(MAX_RESEND);
+                    let doublings = again.unanswered.saturating_sub(1).min(10);
+                    let pause = MIN_RESEND.saturating_mul(1 << doublings).min(MAX_RESEND);
                     self.sequence += 1;
                     let at = now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
                     self.to_resend.insert((at, self.sequence), again);

@@ -102,9 +102,8 @@ impl Records for Shared {
         missing.sort_unstable_by_key(|&index| at[index]);
         let worth_caching = at.len() <= CACHE_READS_UPTO;
         for chunk in missing.chunks(FETCH_CHUNK) {
-            let keys: Vec<SpaceKey> = chunk.iter().map(|&index| SpaceKey::from_slice(&at[index].to_bytes())).collect();
-            let records = self.backend.multi_get(Space::Revisions, &keys)?;
-            for (&index, record) in chunk.iter().zip(records) {
+            let wanted: Vec<Revision> = chunk.iter().map(|&index| at[index]).collect();
+            for (&index, record) in chunk.iter().zip(self.fetch(&wanted)?) {
                 if let Some(bytes) = record.as_ref().filter(|_| worth_caching) {
                     self.cache.insert(at[index], bytes.clone());
                 }

@@ -19,6 +19,8 @@ mod container;
 mod digest;
 mod driver;
 mod error;
+#[cfg(test)]
+mod gateway;
 mod image;
 mod kubelet;
 mod lease;

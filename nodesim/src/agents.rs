@@ -75,6 +75,8 @@ pub(crate) struct Counts {
     pub calls: u64,
     pub retries: u64,
     pub refused_calls: u64,
+    pub registered: usize,
+    pub ready: usize,
     pub pods_running: usize,
     pub status_writes: u64,
     pub renewals: u64,
@@ -329,7 +331,9 @@ impl Agents {
             _ => {}
         }
         match call.job {
-            Job::Node(slot) => self.node_answered(slot, now, &call.request, answer),
+            Job::Node(slot) => {
+                self.counted(slot, |agents| agents.node_answered(slot, now, &call.request, answer));
+            }
             Job::Lease(slot) => self.lease_answered(slot, now, &call.request, answer),
             Job::Pod(slot) => self.pod_answered(slot, now, &call.request, answer),
         }
@@ -490,7 +494,12 @@ impl Agents {
         let Some(own) = self.nodes.get_mut(slot) else { return };
         // What comes back while the agent registers is its own doing.
         let fresh = own.uid != node.metadata.uid && !own.in_flight;
-        own.observe(node, &self.shape);
+        self.counted(slot, |agents| {
+            if let Some(own) = agents.nodes.get_mut(slot) {
+                own.observe(node, &agents.shape);
+            }
+        });
+        let Some(own) = self.nodes.get_mut(slot) else { return };
         if fresh && self.started {
             // Another object of the same name, or one that somebody else made.
             own.lease =
@@ -517,12 +526,15 @@ impl Agents {
         let Some(node) = self.nodes.get_mut(slot).filter(|node| node.uid.is_empty() || *node.uid == *uid) else {
             return;
         };
-        node.exists = false;
-        node.ready = false;
         node.uid = "".into();
         (node.labels, node.taints) = (None, Box::default());
         node.lease.version = "".into();
         node.lease.absent = true;
+        self.counted(slot, |agents| {
+            if let Some(node) = agents.nodes.get_mut(slot) {
+                (node.exists, node.ready) = (false, false);
+            }
+        });
         if self.started {
             self.want_node(slot);
         }
@@ -664,9 +676,20 @@ impl Agents {
 
     /// Number of VMs, of registered nodes, of Ready nodes.
     pub fn node_counts(&self) -> (usize, usize, usize) {
-        self.nodes.iter().fold((0, 0, 0), |(all, registered, ready), (_, node)| {
-            (all + 1, registered + usize::from(node.exists), ready + usize::from(node.exists && node.ready))
-        })
+        (self.names.len(), self.counts.registered, self.counts.ready)
+    }
+
+    /// Does something with a node and keeps the counts of nodes right.
+    pub(crate) fn counted(&mut self, slot: Slot, change: impl FnOnce(&mut Agents)) {
+        let standing = |agents: &Agents| {
+            let node = agents.nodes.get(slot).filter(|node| node.exists);
+            (usize::from(node.is_some()), usize::from(node.is_some_and(|node| node.ready)))
+        };
+        let before = standing(self);
+        change(self);
+        let after = standing(self);
+        self.counts.registered = self.counts.registered + after.0 - before.0;
+        self.counts.ready = self.counts.ready + after.1 - before.1;
     }
 
     /// All pods, with their nodes.

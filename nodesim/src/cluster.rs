@@ -199,7 +199,8 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn small(nodes: usize) -> Config {
-    let timings = Timings { pull: (5, 5), settle: 50, stop: 5, beat: 20, lease: 400, ..Timings::instant_ish() };
+    let timings =
+        Timings { pull: (5, 5), settle: 50, stop: 5, beat: 20, lease: 400, report: 60_000, ..Timings::instant_ish() };
     Config { nodes, timings, ..Config::default() }
 }
 
@@ -414,4 +415,49 @@ async fn logs_are_served_to_clients_of_the_cluster_only() {
     assert!(get("/pods?node=node-00000").await.contains("\"name\":\"talks\""));
     assert!(get("/stats/summary").await.contains("\"simulated\":true"));
     cluster.stop().await;
+}
+
+/// Says yes to everything, and that is all.
+struct Yes;
+
+#[async_trait::async_trait]
+impl Transport for Yes {
+    async fn call(&self, request: http::Request<Bytes>) -> Result<Response<Body>, BoxError> {
+        if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+            let bookmark = json!({"type": "BOOKMARK", "object": {"metadata": {
+                "name": "", "resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}});
+            let line = Bytes::from(format!("{bookmark}\n"));
+            let frames = futures_util::stream::iter([Ok::<_, BoxError>(Frame::data(line))]);
+            let frames = frames.chain(futures_util::stream::pending());
+            return Ok(Response::new(StreamBody::new(frames.boxed()).boxed_unsync()));
+        }
+        Ok(Response::new(full(r#"{"metadata":{"uid":"u","resourceVersion":"1"},"status":{"conditions":[{}]}}"#)))
+    }
+}
+
+/// `NODESIM_AGENTS` makes it as large as one likes; it then tells what the agents alone cost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_alone_renew_every_lease_in_each_interval() {
+    let nodes = crate::gateway::size("NODESIM_AGENTS", 3_000);
+    let measured = nodes > 3_000;
+    let (begun, spent) = (Instant::now(), crate::gateway::cpu());
+    let lease = if measured { 10_000 } else { 1_000 };
+    let config = Config { nodes, timings: Timings { lease, ..Timings::instant_ish() }, ..Config::default() };
+    let (simulator, handle) = Simulator::new(Client::new(Arc::new(Yes), "test"), config).await.unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(simulator.run(stop.clone()));
+    until("ready", || handle.progress().ready == nodes).await;
+    eprintln!("{nodes} agents registered after {:?}, {:.2} CPU-s", begun.elapsed(), crate::gateway::cpu() - spent);
+    let (begun, spent) = (Instant::now(), crate::gateway::cpu());
+    let renewals = || crate::gateway::metric(&handle, "nodesim_lease_renewals_total");
+    let before = renewals();
+    until("three intervals renewed", || renewals() - before >= 3 * nodes as u64).await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let rate = (renewals() - before) as f64 / elapsed;
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let memory = memory.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("").to_string();
+    eprintln!("{rate:.0} renewals/s, {:.3} of a core, {memory}", (crate::gateway::cpu() - spent) / elapsed);
+    assert_eq!(crate::gateway::metric(&handle, "nodesim_api_retries_total"), 0);
+    stop.cancel();
+    running.await.unwrap();
 }

@@ -343,7 +343,7 @@ fn classify(call: &Call, error: &ApiError) -> Failed {
 }
 
 impl Handle {
-    /// How far the agents are. Takes time in the number of nodes: for a progress bar, not for every request.
+    /// How far the agents are.
     pub fn progress(&self) -> Progress {
         let core = self.shared.core.lock();
         let (nodes, registered, ready) = core.agents.node_counts();

@@ -19,6 +19,8 @@ const PULL_ERROR_SHOWN: Millis = 2_000;
 const BACKOFF_RESET: Millis = 600_000;
 /// Exit code of a process that was killed.
 pub(crate) const KILLED: i32 = 128 + 9;
+/// After so many times the time until a pod on its way is reported, a change is written even if the next one is near.
+const PATIENCE: u64 = 5;
 /// Most rounds of one step, against a state that feeds itself.
 const MAX_ROUNDS: usize = 64;
 
@@ -654,7 +656,9 @@ impl Pod {
             let on_its_way = self.phase == Phase::Pending
                 && self.stopping.is_none()
                 && !self.containers.iter().any(|c| matches!(c.stage, Stage::PullFailed { .. } | Stage::BackOff { .. }));
-            if due <= since.saturating_add(timings.settle) {
+            // Counted from now: under load the steps themselves come late. But not put off for ever.
+            let patient = now < since.saturating_add(PATIENCE * timings.report);
+            if patient && due <= now.saturating_add(timings.settle) {
                 due
             } else if on_its_way {
                 since.saturating_add(timings.report).max(now)

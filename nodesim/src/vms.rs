@@ -89,7 +89,9 @@ impl Agents {
             self.forget(pod);
         }
         self.parked.retain(|_, pod| pod.as_ref().is_none_or(|pod| pod.spec.node_name != name));
-        self.nodes.remove(slot);
+        self.counted(slot, |agents| {
+            agents.nodes.remove(slot);
+        });
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::KubeletClient;
+
 /// Settings of a gateway. [`Config::default`] is what a cluster on one machine wants.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,6 +33,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Interval of bookmarks on watches that ask for them.
     pub bookmark_interval: Duration,
+    /// How kubelets are called when logs are asked for; without it there are no logs.
+    pub kubelet_client: Option<KubeletClient>,
 }
 
 impl Default for Config {
@@ -48,6 +52,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(5),
             bookmark_interval: Duration::from_secs(60),
+            kubelet_client: None,
         }
     }
 }

@@ -96,6 +96,9 @@ impl Gateway {
         for cache in &caches {
             cache.wait_ready().await;
         }
+        if let Some(client) = &config.kubelet_client {
+            client.check()?;
+        }
         let gateway = Gateway(Arc::new(Inner {
             store,
             caches,

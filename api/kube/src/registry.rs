@@ -124,11 +124,6 @@ impl Resource {
         if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
     }
 
-    /// `Pod`, or `Deployment.apps`: how messages of invalid objects name the kind.
-    pub fn qualified_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.to_string() } else { format!("{}.{}", self.kind, self.group) }
-    }
-
     /// `/registry/<storage>/`, or the part of it below one namespace.
     pub fn prefix(&self, namespace: &str) -> String {
         if self.namespaced && !namespace.is_empty() {
@@ -143,11 +138,6 @@ impl Resource {
         let mut key = self.prefix(namespace);
         key.push_str(name);
         key
-    }
-
-    /// Whether objects carry a status that only `/status` writes.
-    pub fn has_status(&self) -> bool {
-        self.subresources.contains(&Subresource::Status)
     }
 
     /// The subresource with this path segment.

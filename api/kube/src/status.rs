@@ -225,11 +225,6 @@ impl Failure {
         self.0.code
     }
 
-    /// Machine-readable reason.
-    pub fn reason(&self) -> &'static str {
-        self.0.reason
-    }
-
     /// The message.
     pub fn message(&self) -> &str {
         &self.0.message

@@ -3,6 +3,7 @@
 mod crud;
 mod deletion;
 mod lists;
+mod serving;
 mod watches;
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use kelson_wire::kube::Body;
 use crate::gateway::Call;
 use crate::registry::Subresource;
 use crate::status::{Answer, Failure};
-use crate::{binding, eviction, scale};
+use crate::{binding, eviction, logs, scale};
 
 pub(crate) use crate::table::Include;
 pub(crate) use delete::{DeleteOptions, one as delete_one};
@@ -46,7 +46,7 @@ pub(crate) async fn run(call: &Call<'_>) -> Answer<Response<Body>> {
             (Subresource::Scale, _) => scale::answer(call).await,
             (Subresource::Binding, _) => binding::create(call).await,
             (Subresource::Eviction, _) => eviction::create(call).await,
-            (Subresource::Log, _) => Err(Failure::no_such_path()),
+            (Subresource::Log, _) => logs::get(call).await,
             (Subresource::Status, &Method::GET | &Method::HEAD) => get::get(call).await,
             (Subresource::Status, &Method::PATCH) => patch::patch(call).await,
             (Subresource::Status | Subresource::Finalize, _) => update::replace(call).await,

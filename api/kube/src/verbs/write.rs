@@ -25,9 +25,6 @@ pub(crate) struct Outcome {
     /// The stored bytes, or for a deletion the last ones.
     pub bytes: Bytes,
     pub revision: i64,
-    /// Whether the write removed the object, because it was the last thing that kept it.
-    pub deleted: bool,
-    pub created: bool,
 }
 
 /// A request body as an object of the row's kind, and warnings about it.
@@ -200,7 +197,7 @@ pub(crate) async fn write_new(gateway: &Inner, row: &Resource, key: Bytes, value
     let bytes = serialise(value, row, gateway.config.max_body)?;
     let lease = if row.expires { gateway.events.lease(&*gateway.store, gateway.config.event_ttl).await? } else { 0 };
     match gateway.store.put(key, bytes.clone(), 0, lease).await? {
-        Written::Done { revision } => Ok(Some(Outcome { bytes, revision, deleted: false, created: true })),
+        Written::Done { revision } => Ok(Some(Outcome { bytes, revision })),
         Written::Conflict { .. } => Ok(None),
     }
 }
@@ -232,7 +229,7 @@ pub(crate) async fn modify(
         let bytes = serialise(&new, row, gateway.config.max_body)?;
         if dry_run || (!ending && bytes == current.object.value) {
             claims.undo(gateway).await;
-            return Ok(Outcome { bytes, revision, deleted: ending, created: false });
+            return Ok(Outcome { bytes, revision });
         }
         let written = if ending {
             gateway.store.delete(current.object.key.clone(), revision).await?
@@ -242,7 +239,7 @@ pub(crate) async fn modify(
         match written {
             Written::Done { revision } => {
                 claims.keep(gateway, &current.value, if ending { None } else { Some(&new) }).await;
-                return Ok(Outcome { bytes, revision, deleted: ending, created: false });
+                return Ok(Outcome { bytes, revision });
             }
             Written::Conflict { current: now, .. } => {
                 claims.undo(gateway).await;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::gateway::Call;
 use crate::registry::core;
 use crate::scan;
+use crate::service::{self, is_service};
 use crate::status::{Answer, Failure};
 
 /// How long a pod stays on a node that is lost, in seconds (DefaultTolerationSeconds).
@@ -46,6 +47,9 @@ fn is_terminating(namespace: &[u8]) -> bool {
 pub fn create(call: &Call<'_>, value: &mut Value) -> Answer<()> {
     if call.row().kind == "Pod" && call.row().group.is_empty() {
         pod(value);
+    }
+    if is_service(call.row()) {
+        service::normalise(value, None);
     }
     Ok(())
 }

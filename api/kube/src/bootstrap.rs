@@ -6,10 +6,13 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kelson_wire::kube::Transport;
+use kelson_wire::store::Written;
 use serde_json::{Value, json};
 
 use crate::gateway::{Gateway, User};
-use crate::{Config, Error};
+use crate::registry::{self, Resource};
+use crate::status::Failure;
+use crate::{Config, Error, shape, verbs};
 
 /// The namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -23,15 +26,44 @@ pub async fn run(gateway: &Gateway) -> Result<(), Error> {
     }
     let config = &gateway.0.config;
     kubernetes_service(gateway, &transport).await?;
-    let endpoints = endpoints(config);
-    let path = "/api/v1/namespaces/default/endpoints/kubernetes";
-    send(&transport, Method::PUT, path, endpoints, "the kubernetes Endpoints").await?;
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    let what = "the kubernetes EndpointSlice";
-    if !send(&transport, Method::POST, slices, slice(config), what).await? {
-        send(&transport, Method::PUT, &format!("{slices}/kubernetes"), slice(config), what).await?;
+    let (_, row) = registry::core("endpoints");
+    publish(gateway, row, endpoints(config), "the kubernetes Endpoints").await?;
+    if let Some((_, row)) = registry::find("discovery.k8s.io", "v1", "endpointslices") {
+        publish(gateway, row, slice(config), "the kubernetes EndpointSlice").await?;
     }
     Ok(())
+}
+
+/// Attempts against another gateway that starts on the same store.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Writes an endpoint of the `kubernetes` Service. It goes past validation, which would refuse a loopback address: on one
+/// machine that is where the gateway is.
+async fn publish(gateway: &Gateway, row: &Resource, mut value: Value, what: &str) -> Result<(), Error> {
+    let failed = |failure: Failure| Error::Bootstrap { what: what.to_string(), message: failure.message().to_string() };
+    let inner = &gateway.0;
+    verbs::stamp(row, "default", &mut value).map_err(failed)?;
+    shape::complete(row, &mut value).map_err(failed)?;
+    let key = Bytes::from(row.key("default", "kubernetes"));
+    for _ in 0..MAX_ATTEMPTS {
+        let current = inner.store.get(key.clone()).await?.object;
+        let expected = current.as_ref().map_or(0, |object| object.mod_revision);
+        if let Some(old) = current.and_then(|object| serde_json::from_slice::<Value>(&object.value).ok()) {
+            for field in ["uid", "creationTimestamp", "generation"] {
+                if let Some(kept) = old["metadata"].get(field) {
+                    value["metadata"][field] = kept.clone();
+                }
+            }
+            if old == value {
+                return Ok(());
+            }
+        }
+        let written = inner.store.put(key.clone(), value.to_string().into(), expected, 0).await?;
+        if matches!(written, Written::Done { .. }) {
+            return Ok(());
+        }
+    }
+    Err(Error::Bootstrap { what: what.to_string(), message: "others keep writing it".into() })
 }
 
 /// Creates the `kubernetes` Service if it is absent. Its address may be claimed already by a start that was cut short.

@@ -20,6 +20,7 @@ mod metrics;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
+mod protobuf;
 mod query;
 mod registry;
 mod route;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::{Answer, Failure};
 
 /// The shape in which objects go out.
@@ -86,24 +87,26 @@ pub fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or("").trim()
 }
 
-/// The two text forms of a request body.
+/// The forms of a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Text {
+pub enum Encoding {
     Json,
     Yaml,
+    Protobuf,
 }
 
-/// The text form that a request's media type announces.
+/// The form that a request's media type announces.
 ///
 /// # Errors
-/// 415 for one other than JSON and YAML.
-pub fn text_of(headers: &HeaderMap) -> Answer<Text> {
+/// 415 for any other one.
+pub fn encoding(headers: &HeaderMap) -> Answer<Encoding> {
     match content_type(headers) {
-        "" | "application/json" => Ok(Text::Json),
-        "application/yaml" | "text/yaml" | "application/x-yaml" => Ok(Text::Yaml),
+        "" | "application/json" => Ok(Encoding::Json),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         _ => Err(Failure::unsupported_media(
             "the body of the request was in an unknown format - accepted media types include: application/json, \
-             application/yaml",
+             application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }
@@ -123,11 +126,12 @@ pub fn malformed_yaml(error: serde_yaml_ng::Error) -> Failure {
 /// A request body as a tree.
 ///
 /// # Errors
-/// 400 for malformed text, 415 for a media type other than JSON and YAML.
+/// 400 for a malformed body, 415 for an unknown media type.
 pub fn decode(headers: &HeaderMap, body: &Bytes) -> Answer<Value> {
-    match text_of(headers)? {
-        Text::Json => serde_json::from_slice(body).map_err(malformed),
-        Text::Yaml => serde_yaml_ng::from_slice(body).map_err(malformed_yaml),
+    match encoding(headers)? {
+        Encoding::Protobuf => protobuf::decode(body).map_err(|error| Failure::bad_request(error.to_string())),
+        Encoding::Json => serde_json::from_slice(body).map_err(malformed),
+        Encoding::Yaml => serde_yaml_ng::from_slice(body).map_err(malformed_yaml),
     }
 }
 

@@ -46,8 +46,34 @@ impl Claims {
     }
 }
 
-fn is_service(row: &Resource) -> bool {
+pub(crate) fn is_service(row: &Resource) -> bool {
     row.kind == "Service" && row.group.is_empty()
+}
+
+/// Brings `clusterIP` and `clusterIPs` together: clients may set either (upstream's NormalizeClusterIPs).
+pub(crate) fn normalise(new: &mut Value, old: Option<&Value>) {
+    let old_ip = old.and_then(|old| old.pointer("/spec/clusterIP")).and_then(Value::as_str).unwrap_or("").to_string();
+    let old_ips = old.and_then(|old| old.pointer("/spec/clusterIPs")).cloned();
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let ip = spec.get("clusterIP").and_then(Value::as_str).unwrap_or("").to_string();
+    let ips = spec.get("clusterIPs").filter(|ips| ips.as_array().is_some_and(|list| !list.is_empty())).cloned();
+    match (old, ips) {
+        (_, None) if !ip.is_empty() && (old.is_none() || ip != old_ip) => {
+            spec.insert("clusterIPs".into(), json!([ip]));
+        }
+        (Some(_), None) if ip == old_ip => {
+            // The list was cleared: the single address follows it.
+            spec.remove("clusterIP");
+        }
+        (Some(_), Some(ips)) if ip != old_ip && Some(&ips) == old_ips.as_ref() => {
+            if ip.is_empty() {
+                spec.remove("clusterIPs");
+            } else {
+                spec.insert("clusterIPs".into(), json!([ip]));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Claims what a Service needs and does not have; other kinds need nothing.

@@ -8,16 +8,16 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use kelson_wire::kube::{Body, full};
 use serde_json::Value;
 
-use crate::media;
+use crate::media::{self, Encoding};
 use crate::openapi::{self, OpenApi};
 use crate::patch::{self, PatchError};
 use crate::registry::{RESOURCES, Resource, Subresource};
 use crate::route::Route;
 use crate::schema::{self, Type};
-use crate::status::{Answer, Failure};
+use crate::status::{Answer, Cause, Failure};
 use crate::table;
 use crate::validate;
-use crate::verbs::{Include, PatchKind};
+use crate::verbs::{Include, PatchKind, text};
 use crate::{defaults, health};
 
 /// The schema of a kind. Every row has one, as a test asserts.
@@ -34,9 +34,11 @@ fn of(row: &Resource) -> Answer<&'static Type> {
 /// # Errors
 /// 400 for malformed text, 415 for an unknown media type.
 pub fn parse(headers: &HeaderMap, body: &Bytes) -> Answer<(Value, Vec<String>)> {
-    match media::text_of(headers)? {
-        media::Text::Json => validate::parse_strict(body).map_err(media::malformed),
-        media::Text::Yaml => validate::parse_strict_yaml(body).map_err(media::malformed_yaml),
+    match media::encoding(headers)? {
+        // Its numbered fields cannot be misspelt.
+        Encoding::Protobuf => Ok((media::decode(headers, body)?, Vec::new())),
+        Encoding::Json => validate::parse_strict(body).map_err(media::malformed),
+        Encoding::Yaml => validate::parse_strict_yaml(body).map_err(media::malformed_yaml),
     }
 }
 
@@ -71,9 +73,32 @@ pub fn strict_failure(row: &Resource, findings: &[String]) -> Failure {
 /// 422 if it breaks the rules of its kind.
 pub fn create(row: &Resource, value: &mut Value) -> Answer<()> {
     let ty = of(row)?;
+    complete(row, value)?;
+    judge(row, value, &validate::create(value, ty))
+}
+
+/// Brings a new object into its stored form without checking it: for what the gateway itself writes.
+///
+/// # Errors
+/// 500 if there is no schema.
+pub fn complete(row: &Resource, value: &mut Value) -> Answer<()> {
+    let ty = of(row)?;
     defaults::apply(value, ty);
     defaults::prepare_create(value, ty);
     Ok(())
+}
+
+/// A refusal with one cause for each broken rule, if any is broken.
+fn judge(row: &Resource, value: &Value, errors: &[validate::FieldError]) -> Answer<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let causes = errors.iter().map(|error| Cause {
+        reason: error.reason.cause().to_string(),
+        message: error.body(),
+        field: error.field.clone(),
+    });
+    Err(Failure::invalid(row, text(value, "name"), causes.collect()))
 }
 
 /// Defaults and checks a changed, normalised object.
@@ -86,7 +111,11 @@ pub fn update(row: &Resource, subresource: Option<Subresource>, old: &Value, new
     if subresource.is_none() {
         defaults::prepare_update(new, old, ty);
     }
-    Ok(())
+    match subresource {
+        // A binding and a finalizer change what an update may not; their handlers allow nothing else.
+        Some(Subresource::Binding | Subresource::Finalize) => Ok(()),
+        _ => judge(row, new, &validate::update(new, old, ty)),
+    }
 }
 
 /// Applies a patch to an object of a kind.

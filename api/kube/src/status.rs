@@ -123,7 +123,7 @@ impl Failure {
 
     /// [`Failure::invalid`] for what is no resource of its own (`ListOptions`, `Scale`).
     pub fn invalid_kind(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Failure {
-        let listed: Vec<_> = causes
+        let mut listed: Vec<_> = causes
             .iter()
             .map(|cause| {
                 if cause.field.is_empty() {
@@ -133,6 +133,8 @@ impl Failure {
                 }
             })
             .collect();
+        let mut seen = std::collections::HashSet::new();
+        listed.retain(|text| seen.insert(text.clone()));
         let what = match listed.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

@@ -43,11 +43,11 @@ pub async fn insert(call: &Call<'_>, decoded: Decoded) -> Answer<Response<Body>>
     write::stamp(row, namespace, &mut value)?;
     for attempt in 1.. {
         let name = if generated { generate(&base) } else { given.clone() };
-        check_name(row, &name)?;
         write::metadata(&mut value)?.insert("name".into(), name.as_str().into());
         if attempt == 1 {
             admission::create(call, &mut value)?;
             shape::create(row, &mut value)?;
+            check_name(row, &name)?;
         }
         let claims = service::claim(call, &mut value, None, dry_run).await?;
         if dry_run {

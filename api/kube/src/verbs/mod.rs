@@ -23,7 +23,7 @@ pub(crate) use crate::table::Include;
 pub(crate) use delete::{DeleteOptions, one as delete_one};
 pub(crate) use encode::created;
 pub(crate) use patch::Kind as PatchKind;
-pub(crate) use write::{Current, load, modify, text};
+pub(crate) use write::{Current, load, modify, stamp, text};
 
 /// Whether a request may stay open for long, so that neither the limits nor the timeout count it.
 pub(crate) fn is_long_running(call: &Call<'_>) -> bool {

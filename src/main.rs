@@ -1,1 +1,57 @@
-fn main() {}
+//! The `kelson` binary: reads the command line, composes the parts, and says in one line why it failed.
+
+mod bench;
+mod certificates;
+mod cli;
+mod dev;
+mod folder;
+mod listen;
+mod parts;
+mod process;
+mod progress;
+mod shutdown;
+mod tasks;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+// The default allocator is measurably slower here and keeps more memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kelson: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<()> {
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Dev(options) => dev::run(options).await,
+            Command::Store(options) => parts::store(options).await,
+            Command::Apiserver(options) => parts::apiserver(options).await,
+            Command::Controllers(options) => parts::controllers(options).await,
+            Command::Scheduler(options) => parts::scheduler(options).await,
+            Command::Nodesim(options) => parts::nodesim(options).await,
+            Command::Bench(bench) => bench::run(bench).await,
+        }
+    })
+}

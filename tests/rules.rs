@@ -8,15 +8,33 @@ const MAX_LINES: usize = 800;
 
 /// What may lie at the top level.
 const TOP: &[&str] = &[
-    ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md",
-    "api", "benches", "deny.toml", "docs", "engine", "fuzz", "nodesim", "raft", "rust-toolchain.toml", "rustfmt.toml", "sched",
-    "src", "tests",
+    ".ci",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "api",
+    "benches",
+    "deny.toml",
+    "docs",
+    "engine",
+    "fuzz",
+    "nodesim",
+    "raft",
+    "rust-toolchain.toml",
+    "rustfmt.toml",
+    "sched",
+    "src",
+    "tests",
 ];
 
 /// Endings of the files that a repository of sources has.
-const ENDINGS: &[&str] = &[
-    "rs", "toml", "md", "proto", "txt", "yaml", "json", "lock", "go", "mod", "sum", "sh", "svg", "png", "py",
-];
+const ENDINGS: &[&str] =
+    &["rs", "toml", "md", "proto", "txt", "yaml", "json", "lock", "go", "mod", "sum", "sh", "svg", "png", "py"];
 
 /// Marks of unfinished work. Spelled in halves, so that this file does not match itself.
 const UNFINISHED: &[&[&str]] = &[

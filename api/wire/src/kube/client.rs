@@ -13,6 +13,9 @@ use super::transport::{Body, BoxError, Transport};
 /// Characters that need no escape in a query value.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
+/// Media type of what is sent and asked for.
+const JSON: &str = "application/json";
+
 /// Longest response that is read whole, in bytes.
 const MAX_RESPONSE: usize = 1 << 30;
 
@@ -208,6 +211,14 @@ impl Client {
         self.json(Method::GET, path, "", Bytes::new()).await
     }
 
+    /// Lists a collection as a `Table`, as `kubectl get` does, and returns the bytes.
+    pub async fn table(&self, gvr: &Gvr, namespace: &str) -> Result<Bytes, ApiError> {
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let (status, body) = self.send(Method::GET, gvr.path(namespace, "", ""), accept, "", Bytes::new()).await?;
+        let body = collect(body).await?;
+        if status.is_success() { Ok(body) } else { Err(failure(status, &body)) }
+    }
+
     /// Creates an object; `apiVersion` and `kind` must be in the body.
     pub async fn create<T: DeserializeOwned>(
         &self,
@@ -216,7 +227,7 @@ impl Client {
         object: &impl Serialize,
     ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(object)?.into();
-        self.json(Method::POST, gvr.path(namespace, "", ""), "application/json", body).await
+        self.json(Method::POST, gvr.path(namespace, "", ""), JSON, body).await
     }
 
     /// Posts to a subresource (`binding`, `eviction`).
@@ -229,7 +240,7 @@ impl Client {
         object: &impl Serialize,
     ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(object)?.into();
-        self.json(Method::POST, gvr.path(namespace, name, subresource), "application/json", body).await
+        self.json(Method::POST, gvr.path(namespace, name, subresource), JSON, body).await
     }
 
     /// Replaces an object, or its subresource if that is not empty (`status`).
@@ -242,7 +253,7 @@ impl Client {
         object: &impl Serialize,
     ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(object)?.into();
-        self.json(Method::PUT, gvr.path(namespace, name, subresource), "application/json", body).await
+        self.json(Method::PUT, gvr.path(namespace, name, subresource), JSON, body).await
     }
 
     /// Patches an object, or its subresource if that is not empty.
@@ -268,7 +279,7 @@ impl Client {
         options: &serde_json::Value,
     ) -> Result<(), ApiError> {
         let body = serde_json::to_vec(options)?.into();
-        self.json::<serde::de::IgnoredAny>(Method::DELETE, gvr.path(namespace, name, ""), "application/json", body)
+        self.json::<serde::de::IgnoredAny>(Method::DELETE, gvr.path(namespace, name, ""), JSON, body)
             .await
             .map(|_| ())
     }
@@ -282,7 +293,7 @@ impl Client {
         extra: &[(&str, &str)],
     ) -> Result<Body, ApiError> {
         let path = with_query(gvr.path(namespace, "", ""), params, extra);
-        let (status, body) = self.send(Method::GET, path, "", Bytes::new()).await?;
+        let (status, body) = self.send(Method::GET, path, JSON, "", Bytes::new()).await?;
         if status.is_success() {
             return Ok(body);
         }
@@ -296,7 +307,7 @@ impl Client {
         media_type: &'static str,
         body: Bytes,
     ) -> Result<T, ApiError> {
-        let (status, body) = self.send(method, path, media_type, body).await?;
+        let (status, body) = self.send(method, path, JSON, media_type, body).await?;
         let body = collect(body).await?;
         if status.is_success() { Ok(serde_json::from_slice(&body)?) } else { Err(failure(status, &body)) }
     }
@@ -305,13 +316,14 @@ impl Client {
         &self,
         method: Method,
         path: String,
+        accept: &'static str,
         media_type: &'static str,
         body: Bytes,
     ) -> Result<(StatusCode, Body), ApiError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, self.user_agent.clone());
         if !media_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, media_type);

@@ -3,6 +3,7 @@
 mod compaction;
 mod lease;
 mod model;
+mod observed;
 mod range;
 mod readers;
 mod replay;

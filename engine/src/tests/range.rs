@@ -125,7 +125,9 @@ fn counting_many_keys_at_any_revision() {
 
 #[test]
 fn large_reads_find_every_value_wherever_it_lies() {
-    let mut store = Store::with(EngineOptions { cache_bytes: 0, ..EngineOptions::default() });
+    let backend = Arc::new(super::observed::Observed::default());
+    let options = EngineOptions { cache_bytes: 0, ..EngineOptions::default() };
+    let mut store = Store { engine: Engine::open_with(backend.clone(), options).unwrap(), index: 0 };
     let pad = |key: usize| format!("{key:05}");
     // Scattered over few revisions, then one transaction so large that reading through it is not worth it, then dense.
     for key in 0..600 {
@@ -143,7 +145,9 @@ fn large_reads_find_every_value_wherever_it_lies() {
             assert_eq!(text(&kv.value), expected(text(&kv.key).parse().unwrap()));
         }
     };
+    let opening = backend.lookups.load(Ordering::SeqCst);
     check(601, span("0", "1"), &|key| format!("v{key}"));
+    assert_eq!(backend.lookups.load(Ordering::SeqCst), opening, "dense history is read in one go");
     check(0, span("0", "1"), &|key| if key % 2 == 0 { format!("w{key}") } else { format!("v{key}") });
     check(0, span("00100", "00300"), &|key| if key % 2 == 0 { format!("w{key}") } else { format!("v{key}") });
     check(650, span("00000", "00200"), &|key| {

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::observed::Observed;
 use super::sequences::a_command;
 use super::*;
 use crate::backend::{Backend, Batch, Space};
@@ -122,39 +123,9 @@ fn a_damaged_or_foreign_store_is_refused() {
     assert!(Engine::open(written()).is_ok());
 }
 
-/// Fails every write after the first few.
-struct Failing {
-    inner: MemoryBackend,
-    left: AtomicUsize,
-}
-
-impl Backend for Failing {
-    fn write(&self, batch: Batch) -> Result<(), Error> {
-        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-            Ok(_) => self.inner.write(batch),
-            Err(_) => Err(Error::Storage("disk full".into())),
-        }
-    }
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        self.inner.get(space, key)
-    }
-    fn multi_get(&self, space: Space, keys: &[crate::backend::SpaceKey]) -> Result<Vec<Option<Bytes>>, Error> {
-        self.inner.multi_get(space, keys)
-    }
-    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: crate::backend::Visit) -> Result<(), Error> {
-        self.inner.scan(space, start, end, visit)
-    }
-    fn flush(&self) -> Result<(), Error> {
-        self.inner.flush()
-    }
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
-    }
-}
-
 #[test]
 fn after_a_failed_write_nothing_is_published_and_nothing_more_is_applied() {
-    let backend = Failing { inner: MemoryBackend::new(), left: AtomicUsize::new(2) };
+    let backend = Observed { writes_left: AtomicUsize::new(2), ..Observed::default() };
     let mut engine = Engine::open(Arc::new(backend)).unwrap();
     let command = [Command::Put(put("a", "1"))];
     engine.apply(position(1), &command, &[]).unwrap();

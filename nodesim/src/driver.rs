@@ -81,6 +81,9 @@ pub struct Progress {
 }
 
 /// Looks at a simulator and disturbs it. Clones share the simulator.
+///
+/// After a restart, VMs that had been created through the [`Provider`] are to be created again before
+/// [`Simulator::run`]: the pods of a VM that is not there when pods are listed are not taken over.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) shared: Arc<Shared>,

@@ -2,7 +2,8 @@
 //! `cargo run -p kelson-raft --features rocksdb --example puts`.
 //!
 //! Prints, per number of concurrent clients, puts per second, latency, CPU time per put of the whole process (the
-//! clients' small share included), and puts per synced write of the log. Takes the seconds per row as an argument.
+//! clients' small share included), and puts per synced write of the log. Takes the seconds per row as an argument, and
+//! `memory` to leave the disk out.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,12 @@ const VALUE: usize = 1024;
 fn main() {
     let seconds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(3.0);
     let dir = tempfile::tempdir().expect("a temporary directory");
+    let in_memory = std::env::args().any(|arg| arg == "memory");
+    let data = || if in_memory { Data::Memory } else { Data::Dir(dir.path().to_owned()) };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let start = Instant::now();
-        let node = Node::open(Config::new("bench", Data::Dir(dir.path().to_owned()))).await.expect("a node");
+        let node = Node::open(Config::new("bench", data())).await.expect("a node");
         println!("open: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         println!("clients     puts/s    p50 us    p99 us  CPU us/put  puts/sync   RSS MiB");
         for clients in [1, 64, 256, 1000] {
@@ -28,7 +31,7 @@ fn main() {
         node.shutdown().await.expect("an orderly end");
         drop(node);
         let start = Instant::now();
-        let node = Node::open(Config::new("bench", Data::Dir(dir.path().to_owned()))).await.expect("a node");
+        let node = Node::open(Config::new("bench", data())).await.expect("a node");
         println!("open again: {:.1} ms with {} keys", start.elapsed().as_secs_f64() * 1e3, node.reader().key_count());
         node.shutdown().await.expect("an orderly end");
     });

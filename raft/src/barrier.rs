@@ -15,7 +15,8 @@ type Reader = oneshot::Sender<Result<(), Error>>;
 
 /// Readers that wait for the next round.
 pub(crate) struct Barrier {
-    waiting: Mutex<Vec<Reader>>,
+    /// `None` once closed.
+    waiting: Mutex<Option<Vec<Reader>>>,
     joined: Notify,
     /// Most readers per round; one more is refused.
     limit: usize,
@@ -23,20 +24,26 @@ pub(crate) struct Barrier {
 
 impl Barrier {
     pub(crate) fn new(limit: usize) -> Self {
-        Barrier { waiting: Mutex::new(Vec::new()), joined: Notify::new(), limit }
+        Barrier { waiting: Mutex::new(Some(Vec::new())), joined: Notify::new(), limit }
     }
 
     /// Joins the next round; the receiver hears when everything that was committed before this call is applied here.
     pub(crate) fn join(&self) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let (reader, answer) = oneshot::channel();
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= self.limit {
+        let readers = waiting.as_mut().ok_or(Error::Stopped)?;
+        if readers.len() >= self.limit {
             return Err(Error::TooManyRequests);
         }
-        waiting.push(reader);
+        readers.push(reader);
         drop(waiting);
         self.joined.notify_one();
         Ok(answer)
+    }
+
+    /// Drops those who wait, which tells them, and refuses whoever comes.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().take();
     }
 }
 
@@ -44,7 +51,10 @@ impl Barrier {
 pub(crate) async fn run(raft: Raft, barrier: Arc<Barrier>) {
     loop {
         barrier.joined.notified().await;
-        let readers = std::mem::take(&mut *barrier.waiting.lock());
+        let readers = match &mut *barrier.waiting.lock() {
+            Some(waiting) => std::mem::take(waiting),
+            None => return,
+        };
         if readers.is_empty() {
             continue;
         }

@@ -313,7 +313,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn one_flipped_bit_is_an_error(which in 0..3_usize, at in any::<prop::sample::Index>(), bit in 0..8_u32) {

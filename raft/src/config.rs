@@ -40,7 +40,8 @@ pub struct Config {
     pub max_batch_commands: usize,
     /// The state is flushed and the log in front of it dropped after this many entries ...
     pub snapshot_entries: u64,
-    /// ... or this many bytes of log, whichever comes first. Also bounds what a restart replays.
+    /// ... or this many bytes of log, whichever comes first. Also bounds what a restart replays. Kept well below the
+    /// memtable of the log on disk, most entries are dropped before they would be written a second time.
     pub snapshot_bytes: u64,
     /// Bytes of recent log kept in memory, so that applying and replicating need not read the disk. What is not yet
     /// on disk is kept whatever this says.
@@ -75,7 +76,7 @@ impl Config {
             max_batch_bytes: 1 << 20,
             max_batch_commands: 1024,
             snapshot_entries: 50_000,
-            snapshot_bytes: 64 << 20,
+            snapshot_bytes: 16 << 20,
             log_tail_bytes: 8 << 20,
             request_timeout: Duration::from_secs(7),
             heartbeat: Duration::from_millis(100),

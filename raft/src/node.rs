@@ -96,10 +96,8 @@ impl Node {
 
     /// Waits for a round of heartbeats that begins after this call.
     pub(crate) async fn barrier_round(&self) -> Result<(), Error> {
-        if self.inner.ended.borrow().is_some() {
-            return Err(self.explain(Error::Stopped));
-        }
-        self.wait(self.inner.barrier.join()?).await
+        let answer = self.inner.barrier.join().map_err(|e| self.explain(e))?;
+        self.wait(answer).await.map_err(|e| self.explain(e))
     }
 
     /// Consistent reads of the state; not linearizable without [`Node::read_barrier`] before.
@@ -211,8 +209,11 @@ impl Node {
         let limit: Duration = self.inner.config.request_timeout;
         match timeout(limit, answer).await {
             Ok(Ok(outcome)) => outcome,
-            // Nobody is left to answer.
-            Ok(Err(_)) => Err(self.explain(Error::Stopped)),
+            Ok(Err(_)) => {
+                // Nobody is left to answer; the reason is known once the node has ended.
+                let _ = timeout(limit, self.stopped()).await;
+                Err(self.explain(Error::Stopped))
+            }
             Err(_) => Err(Error::Timeout),
         }
     }

@@ -135,6 +135,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     let background = Background {
         raft: raft.clone(),
         queue: queue.clone(),
+        barrier: barrier.clone(),
         proposer,
         tasks,
         reader: reader.clone(),
@@ -253,6 +254,7 @@ async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>) {
 struct Background {
     raft: Raft,
     queue: Arc<Queue>,
+    barrier: Arc<Barrier>,
     proposer: tokio::task::JoinHandle<()>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     reader: Reader,
@@ -294,6 +296,7 @@ impl Background {
         settle(&self.raft).await;
         // Joins the core's task; an error says that it had ended already.
         let _ = self.raft.shutdown().await;
+        self.barrier.close();
         for task in self.tasks {
             task.abort();
         }

@@ -39,7 +39,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Dev {
     /// Number of simulated nodes.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, default_value_t = 100, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub nodes: u32,
     /// Where the store, the certificates and the kubeconfig are kept
     /// [default: $XDG_DATA_HOME/kelson or ~/.local/share/kelson].
@@ -112,7 +112,7 @@ pub struct Nodesim {
     #[command(flatten)]
     pub client: Client,
     /// Number of simulated nodes.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, default_value_t = 100, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub nodes: u32,
     /// The API server's certificate dir, for the serving certificate of the simulated kubelets.
     #[arg(long, default_value = "pki", value_name = "DIR")]

@@ -1,7 +1,11 @@
 //! Tests of the whole, driven from outside: the binary, its sockets, its files, and the shape of the repository.
 
 mod cluster;
+mod crash;
+mod dev;
 mod edges;
+mod etcd;
+mod input;
 mod kubectl;
 mod poll;
 mod program;

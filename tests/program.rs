@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::poll;
 
+/// Lines shown of a program when its test fails.
+const LAST: usize = 12;
+
 /// A running program; killed when dropped. Its output is kept and can be waited for.
 pub struct Program {
     child: Child,
@@ -47,11 +50,6 @@ impl Program {
         self.output.lock().expect("output").clone()
     }
 
-    /// The process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("pid");
@@ -78,7 +76,9 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {} printed:\n{}", self.name, self.output());
+            let output = self.output();
+            let lines: Vec<_> = output.lines().collect();
+            eprintln!("--- {} printed last:\n{}", self.name, lines[lines.len().saturating_sub(LAST)..].join("\n"));
         }
     }
 }

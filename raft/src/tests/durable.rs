@@ -17,6 +17,7 @@ async fn no_answer_and_nothing_to_read_before_the_sync() {
     let waiting = tokio::spawn(async move { other.propose(put("held", "2")).await });
     eventually("the write reaches the disk", || disk.stuck() == 1).await;
     // Everything that could answer too early runs within this time; a slow machine only makes the test weaker.
+    // Not a wait: nothing is to happen.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     assert!(!waiting.is_finished(), "answered before the sync");
     assert_eq!(keys(&node), ["before"], "readable before the sync");

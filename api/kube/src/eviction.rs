@@ -32,7 +32,7 @@ pub(crate) async fn create(call: &Call<'_>) -> Answer<Response<Body>> {
         None | Some(Value::Null) => DeleteOptions::default(),
         Some(value) => DeleteOptions::from_value(value)?,
     };
-    let dry_run = call.query.dry_run()?;
+    let dry_run = call.query.dry_run()? | options.is_dry_run()?;
     let target = &call.target;
     delete_one(call.gateway, target.row, &target.namespace, &target.name, &options, dry_run).await?;
     let mut response = crate::gateway::json(json!({

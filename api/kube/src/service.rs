@@ -3,9 +3,10 @@
 //! A claim is an object of its own in the store (`/registry/ipaddresses/<ip>`, where kube-apiserver keeps its own;
 //! `/registry/servicenodeports/<protocol>-<port>`), created under the guard that it does not exist. So two gateways never give out the same
 //! address, and no allocator state is kept in memory. A claim is made before the Service is written, undone if that
-//! fails, and released when the Service lets go of it.
+//! fails, and released when the Service lets go of it. What a crash leaves behind is taken over by whoever wants it next.
 
 use std::net::Ipv4Addr;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use kelson_wire::kube::timestamp;
@@ -14,7 +15,7 @@ use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use crate::gateway::{Call, Inner};
-use crate::registry::Resource;
+use crate::registry::{Resource, core};
 use crate::status::{Answer, Cause, Failure};
 
 /// Random addresses or ports tried before the range is walked through.
@@ -29,6 +30,11 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
+    fn add(&mut self, key: Bytes, revision: i64) -> bool {
+        self.keys.push((key, revision));
+        true
+    }
+
     /// Gives everything back: the write did not take place.
     pub async fn undo(self, gateway: &Inner) {
         for (key, revision) in self.keys {
@@ -145,6 +151,23 @@ async fn release_difference(gateway: &Inner, old: &Value, new: Option<&Value>) {
     }
 }
 
+/// Whether a claim was left behind by a write that never came to its end (a crash in between): it is old enough for
+/// that write to be over, and the Service it names does not hold it.
+async fn is_abandoned(gateway: &Inner, key: &[u8], claim: &[u8]) -> Answer<bool> {
+    let Ok(claim) = serde_json::from_slice::<Value>(claim) else { return Ok(false) };
+    let text = |pointer: &str| claim.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+    let created = timestamp::parse(text("/metadata/creationTimestamp"));
+    let age = created.and_then(|created| SystemTime::now().duration_since(created).ok()).unwrap_or_default();
+    if age < gateway.config.request_timeout * 2 {
+        return Ok(false);
+    }
+    let (_, row) = core("services");
+    let parent = row.key(text("/spec/parentRef/namespace"), text("/spec/parentRef/name"));
+    let Some(object) = gateway.store.get(parent.into()).await?.object else { return Ok(true) };
+    let Ok(service) = serde_json::from_slice::<Value>(&object.value) else { return Ok(false) };
+    Ok(!held_keys(&service).iter().any(|held| held.as_bytes() == key))
+}
+
 pub(crate) fn address_key(ip: Ipv4Addr) -> String {
     format!("/registry/ipaddresses/{ip}")
 }
@@ -238,7 +261,7 @@ impl Owner<'_> {
                 "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
             )));
         }
-        if self.take(address_key(ip), || self.address_object(ip), claims).await? {
+        if self.take(address_key(ip), || self.address_object(), claims).await? {
             Ok(ip)
         } else {
             Err(refused("provided IP is already allocated"))
@@ -257,7 +280,7 @@ impl Owner<'_> {
                 (start + step) % usable
             };
             let ip = Ipv4Addr::from(base + 1 + offset);
-            if self.take(address_key(ip), || self.address_object(ip), claims).await? {
+            if self.take(address_key(ip), || self.address_object(), claims).await? {
                 return Ok(ip);
             }
         }
@@ -343,20 +366,25 @@ impl Owner<'_> {
                 }),
             );
         }
-        match store.put(key.clone(), value.to_string().into(), 0, 0).await? {
-            Written::Done { revision } => {
-                claims.keys.push((key, revision));
-                Ok(true)
-            }
-            Written::Conflict { .. } => Ok(false),
+        let value = Bytes::from(value.to_string());
+        let mut taken = match store.put(key.clone(), value.clone(), 0, 0).await? {
+            Written::Done { revision } => return Ok(claims.add(key, revision)),
+            Written::Conflict { current, .. } => current,
+        };
+        if let Some(object) = taken.take()
+            && is_abandoned(self.call.gateway, &key, &object.value).await?
+            && let Written::Done { revision } = store.put(key.clone(), value, object.mod_revision, 0).await?
+        {
+            return Ok(claims.add(key, revision));
         }
+        Ok(false)
     }
 
     fn parent(&self) -> Value {
         json!({"group": "", "resource": "services", "namespace": self.namespace, "name": self.name})
     }
 
-    fn address_object(&self, _ip: Ipv4Addr) -> Value {
+    fn address_object(&self) -> Value {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "spec": {"parentRef": self.parent()}})
     }
 

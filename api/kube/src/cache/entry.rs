@@ -84,7 +84,8 @@ impl Entry {
         let fields = row.fields.iter().map(|field| span(&locate(text, start, field.path))).collect();
         let index = row.fields.iter().position(|field| field.indexed).map_or(0, |position| position as u8 + 1);
         Some(Entry {
-            key: object.key.clone(),
+            // A copy of its own: the store's may be a slice of a much larger buffer, which it would keep alive.
+            key: Bytes::copy_from_slice(&object.key),
             revision: object.mod_revision,
             kind,
             digits: span(&spliced.revision),

@@ -235,7 +235,7 @@ impl Cache {
                         EventKind::Modified
                     };
                     match Entry::with_kind(self.row, &object, kind) {
-                        Some(entry) => prepared.push((object.key, reached, Some(Arc::new(entry)))),
+                        Some(entry) => prepared.push((entry.key.clone(), reached, Some(Arc::new(entry)))),
                         None => {
                             tracing::warn!(key = %String::from_utf8_lossy(&object.key), "stored value is no JSON object, skipped");
                             prepared.push((object.key, reached, None));
@@ -249,6 +249,7 @@ impl Cache {
                 Change::Progress { revision } => reached = revision,
             }
         }
+        let mut published = false;
         let mut guard = self.state.write();
         let state = &mut *guard;
         for (key, revision, entry) in prepared {
@@ -267,10 +268,13 @@ impl Cache {
                 }
             };
             state.publish(Arc::new(event));
+            published = true;
         }
         state.revision = state.revision.max(reached);
         let reached = state.revision;
-        state.ring.wake();
+        if published {
+            state.ring.wake();
+        }
         drop(guard);
         self.revision.send_if_modified(|current| {
             let grows = *current < reached;
@@ -314,3 +318,6 @@ impl State {
 fn needs_list(error: &StoreError) -> bool {
     matches!(error, StoreError::Compacted { .. } | StoreError::Future)
 }
+
+#[cfg(test)]
+mod tests;

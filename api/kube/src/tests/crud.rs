@@ -185,7 +185,7 @@ async fn a_binding_happens_once() {
     let bound = cluster.post(&format!("{PODS}/p/binding"), binding.clone()).await;
     assert_eq!(bound.code, 201);
     let object = cluster.get(&format!("{PODS}/p")).await.ok();
-    assert_eq!(object["spec"]["nodeName"], "n1");
+    assert_eq!((&object["spec"]["nodeName"], &object["metadata"]["generation"]), (&json!("n1"), &json!(1)));
     assert_eq!(object["status"]["conditions"][0]["type"], "PodScheduled");
     let message = "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"";
     cluster.post("/api/v1/namespaces/default/bindings", binding).await.fails(409, message);
@@ -248,6 +248,30 @@ async fn services_claim_addresses_and_ports() {
     assert_eq!(cluster.store.count("/registry/servicenodeports/".into()).await.unwrap().0, 0);
     let again = json!({"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": port}]});
     cluster.post(services, service("b", again)).await.ok();
+}
+
+#[tokio::test]
+async fn what_a_crash_left_claimed_is_taken_over() {
+    let cluster = Cluster::with(Config { request_timeout: Duration::from_millis(400), ..Config::default() }).await;
+    let services = "/api/v1/namespaces/default/services";
+    let claim = |created: &str, name: &str| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+            "metadata": {"name": "10.96.0.9", "creationTimestamp": created},
+            "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": name}},
+        })
+        .to_string()
+    };
+    let service = json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}});
+    let key = Bytes::from_static(b"/registry/ipaddresses/10.96.0.9");
+    // A claim of this moment may belong to a write that is under way.
+    let fresh = claim(&kelson_wire::kube::timestamp::now(), "gone");
+    cluster.store.put(key.clone(), fresh.into(), 0, 0).await.unwrap();
+    assert_eq!(cluster.post(services, service.clone()).await.code, 422);
+    let revision = cluster.store.revision();
+    cluster.store.put(key, claim("2026-01-01T00:00:00Z", "gone").into(), revision, 0).await.unwrap();
+    cluster.post(services, service).await.ok();
+    assert_eq!(cluster.stored("/registry/ipaddresses/10.96.0.9").await.unwrap()["spec"]["parentRef"]["name"], "s");
 }
 
 #[tokio::test]

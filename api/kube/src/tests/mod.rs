@@ -5,6 +5,7 @@ mod deletion;
 mod lists;
 mod serving;
 mod watches;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -143,8 +143,13 @@ async fn too_old_a_version_is_expired() {
     cluster.post(MAPS, config_map("a")).await.ok();
     let second = Gateway::start(Arc::new(cluster.store.clone()), Config::default()).await.unwrap();
     let cluster = Cluster { store: cluster.store.clone(), gateway: second };
-    let gone = cluster.get(&format!("{MAPS}?watch=true&resourceVersion=1")).await;
-    assert_eq!((gone.code.as_u16(), &gone.body["reason"]), (410, &json!("Expired")));
+    let mut events = cluster.watch(&format!("{MAPS}?watch=true&resourceVersion=1")).await;
+    let gone = events.next().await.unwrap();
+    assert_eq!(
+        (&gone["type"], &gone["object"]["reason"], &gone["object"]["code"]),
+        (&json!("ERROR"), &json!("Expired"), &json!(410))
+    );
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test]

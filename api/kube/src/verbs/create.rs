@@ -70,10 +70,8 @@ pub async fn insert(call: &Call<'_>, decoded: Decoded) -> Answer<Response<Body>>
                     return Err(Failure::already_exists(row, &name));
                 }
             }
-            Err(failure) => {
-                claims.undo(call.gateway).await;
-                return Err(failure);
-            }
+            // Whether the write took place may be unknown: its claims stay until they prove abandoned.
+            Err(failure) => return Err(failure),
         }
     }
     Err(Failure::internal("no name could be generated"))

@@ -81,11 +81,16 @@ impl DeleteOptions {
             options.orphan_dependents = Some(query.flag("orphanDependents"));
         }
         options.check()?;
-        let mut dry_run = query.dry_run()?;
-        for value in options.dry_run.iter().flatten() {
-            dry_run |= check_dry_run(value)?;
-        }
+        let dry_run = query.dry_run()? | options.is_dry_run()?;
         Ok((options, dry_run))
+    }
+
+    /// Whether the body asks for a dry run.
+    ///
+    /// # Errors
+    /// 422 for a value other than `All`.
+    pub fn is_dry_run(&self) -> Answer<bool> {
+        self.dry_run.iter().flatten().try_fold(false, |found, value| Ok(found | check_dry_run(value)?))
     }
 
     /// Reads `DeleteOptions` from a body (also the part of an `Eviction`).

@@ -8,7 +8,7 @@ use futures_util::stream;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use kelson_wire::kube::{Body, BoxError};
+use kelson_wire::kube::{Body, BoxError, full};
 use rand::Rng;
 use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -63,7 +63,11 @@ pub async fn watch(call: &Call<'_>) -> Answer<Response<Body>> {
     };
     let scope = scope(row, namespace, &selector);
     let prefix = row.prefix(namespace);
-    let (watcher, snapshot) = cache.open(scope, start, prefix.as_bytes())?;
+    let (watcher, snapshot) = match cache.open(scope, start, prefix.as_bytes()) {
+        Ok(opened) => opened,
+        // As kube-apiserver does: once the request is understood, the watch opens, and ends with the reason.
+        Err(failure) => return Ok(stream_of(full(error_line(&failure)))),
+    };
     let timeout = match query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         _ => DEFAULT_TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)),
@@ -97,9 +101,18 @@ pub async fn watch(call: &Call<'_>) -> Answer<Response<Body>> {
         let chunk = open.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(chunk)), open))
     });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    Ok(stream_of(StreamBody::new(frames).boxed_unsync()))
+}
+
+fn stream_of(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
+}
+
+/// The event that ends a watch which cannot go on.
+fn error_line(failure: &Failure) -> Bytes {
+    format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", failure.to_value()).into()
 }
 
 /// `sendInitialEvents`, checked against what it requires.
@@ -181,7 +194,7 @@ impl Open {
                     self.ended = true;
                     let failure =
                         Failure::expired("too old resource version: the watch fell behind the changes that are kept");
-                    return Some(format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", failure.to_value()).into());
+                    return Some(error_line(&failure));
                 }
                 Pulled::Idle(reached) => reached,
             };

@@ -331,7 +331,8 @@ fn finish(row: &Resource, subresource: Option<Subresource>, old: &Value, new: &m
     }
     shape::update(row, subresource, old, new)?;
     metadata(new)?.remove("resourceVersion");
-    if counts(row.generation, old, new) {
+    // A binding is the scheduler's, not a change of what the user asked for.
+    if subresource != Some(Subresource::Binding) && counts(row.generation, old, new) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         metadata(new)?.insert("generation".into(), json!(generation + 1));
     }

@@ -49,6 +49,13 @@ pub fn accept(headers: &HeaderMap) -> Answer<Accept> {
     Err(Failure::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message))
 }
 
+/// Whether the first media type that the client accepts is this one.
+pub fn wants(headers: &HeaderMap, media_type: &str) -> bool {
+    let first =
+        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).and_then(|value| value.split(',').next());
+    first.is_some_and(|first| first.trim() == media_type)
+}
+
 fn acceptable(range: &str) -> Option<Accept> {
     let mut parts = range.split(';').map(str::trim);
     let yaml = match parts.next()? {

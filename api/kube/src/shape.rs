@@ -170,11 +170,22 @@ static OPENAPI: LazyLock<OpenApi> = LazyLock::new(|| {
     OpenApi::new(resources.collect(), health::GIT_VERSION)
 });
 
+/// How the version 2 document in protobuf is called in an answer: the name that is asked for is no valid media type.
+const OPENAPI_PROTOBUF_SENT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// How clients ask for it.
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
 /// Answers `/openapi/…`.
 ///
 /// # Errors
 /// 404 for a path that is no document, 406 if the client wants nothing but protobuf.
 pub fn openapi(route: &Route, parts: &http::request::Parts) -> Answer<Response<Body>> {
+    if matches!(route, Route::OpenApiV2) && media::wants(&parts.headers, OPENAPI_PROTOBUF) {
+        let mut response = Response::new(full(OPENAPI.v2_protobuf()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPENAPI_PROTOBUF_SENT));
+        return Ok(response);
+    }
     media::accept(&parts.headers)?;
     let (json, hash) = match route {
         Route::OpenApiV2 => (OPENAPI.v2(), None),

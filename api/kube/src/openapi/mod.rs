@@ -7,6 +7,7 @@
 //!
 //! Everything is built when first asked for, and kept as bytes.
 
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -88,6 +89,7 @@ pub struct OpenApi {
     groups: OnceLock<BTreeMap<String, Document>>,
     index: OnceLock<Bytes>,
     v2: OnceLock<Bytes>,
+    v2_protobuf: OnceLock<Bytes>,
     /// Shown as the document's version.
     version: String,
 }
@@ -100,6 +102,7 @@ impl OpenApi {
             groups: OnceLock::new(),
             index: OnceLock::new(),
             v2: OnceLock::new(),
+            v2_protobuf: OnceLock::new(),
             version: version.to_owned(),
         }
     }
@@ -170,13 +173,19 @@ impl OpenApi {
         self.groups().get(path.trim_matches('/')).cloned()
     }
 
+    fn everything(&self) -> Value {
+        let resources: Vec<&Resource> = self.resources.iter().collect();
+        self.document(&resources, Format::V2)
+    }
+
     /// The document of version 2, `/openapi/v2`.
     pub fn v2(&self) -> Bytes {
-        let build = || {
-            let resources: Vec<&Resource> = self.resources.iter().collect();
-            Bytes::from(self.document(&resources, Format::V2).to_string())
-        };
-        self.v2.get_or_init(build).clone()
+        self.v2.get_or_init(|| Bytes::from(self.everything().to_string())).clone()
+    }
+
+    /// The same in protobuf, as `openapi.v2.Document`.
+    pub fn v2_protobuf(&self) -> Bytes {
+        self.v2_protobuf.get_or_init(|| Bytes::from(gnostic::encode(&self.everything()))).clone()
     }
 }
 

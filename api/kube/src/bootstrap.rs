@@ -1,6 +1,6 @@
 //! What every cluster has from its first moment: four namespaces and the `kubernetes` Service.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -9,7 +9,7 @@ use kelson_wire::kube::Transport;
 use kelson_wire::store::Written;
 use serde_json::{Value, json};
 
-use crate::gateway::{Gateway, User};
+use crate::gateway::{Gateway, Inner, User};
 use crate::registry::{self, Resource};
 use crate::status::Failure;
 use crate::{Config, Error, shape, verbs};
@@ -32,6 +32,35 @@ pub async fn run(gateway: &Gateway) -> Result<(), Error> {
         publish(gateway, row, slice(config), "the kubernetes EndpointSlice").await?;
     }
     Ok(())
+}
+
+/// Brings back what somebody deleted, for as long as the gateway lives.
+pub async fn keep(gateway: Weak<Inner>) {
+    loop {
+        let Some(inner) = gateway.upgrade() else { return };
+        let pause = inner.config.keep_interval;
+        let gateway_alive = Gateway(inner);
+        if is_incomplete(&gateway_alive)
+            && let Err(error) = run(&gateway_alive).await
+        {
+            tracing::warn!(%error, "what every cluster has could not be restored");
+        }
+        // Nothing of the gateway is held during the pause, so that it can end.
+        drop(gateway_alive);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether the caches miss something; they are right soon enough.
+fn is_incomplete(gateway: &Gateway) -> bool {
+    let missing = |(number, row): (usize, &Resource), namespace: &str, name: &str| {
+        gateway.0.caches[number].get(row.key(namespace, name).as_bytes()).is_none()
+    };
+    let slices = registry::find("discovery.k8s.io", "v1", "endpointslices");
+    NAMESPACES.iter().any(|name| missing(registry::core("namespaces"), "", name))
+        || missing(registry::core("services"), "default", "kubernetes")
+        || missing(registry::core("endpoints"), "default", "kubernetes")
+        || slices.is_some_and(|slices| missing(slices, "default", "kubernetes"))
 }
 
 /// Attempts against another gateway that starts on the same store.

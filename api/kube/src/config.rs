@@ -31,6 +31,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long open connections may take to end at shutdown before they are cut.
     pub shutdown_grace: Duration,
+    /// How often it is checked that the system namespaces and the `kubernetes` Service are still there.
+    pub keep_interval: Duration,
     /// Interval of bookmarks on watches that ask for them.
     pub bookmark_interval: Duration,
     /// How kubelets are called when logs are asked for; without it there are no logs.
@@ -51,6 +53,7 @@ impl Default for Config {
             max_body: 3 << 20,
             request_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(5),
+            keep_interval: Duration::from_secs(10),
             bookmark_interval: Duration::from_secs(60),
             kubelet_client: None,
         }

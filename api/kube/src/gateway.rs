@@ -109,6 +109,8 @@ impl Gateway {
             _feeds: feeds,
         }));
         bootstrap::run(&gateway).await?;
+        // It holds the gateway weakly and ends with it.
+        tokio::spawn(bootstrap::keep(Arc::downgrade(&gateway.0)));
         Ok(gateway)
     }
 

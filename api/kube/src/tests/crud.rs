@@ -251,6 +251,25 @@ async fn services_claim_addresses_and_ports() {
 }
 
 #[tokio::test]
+async fn the_kubernetes_service_comes_back() {
+    let cluster = Cluster::with(Config { keep_interval: Duration::from_millis(10), ..Config::default() }).await;
+    let path = "/api/v1/namespaces/default/services/kubernetes";
+    let before = cluster.get(path).await.ok();
+    cluster.delete(path, json!({})).await.ok();
+    let restored = async {
+        loop {
+            let reply = cluster.get(path).await;
+            if reply.code == 200 && reply.body["metadata"]["uid"] != before["metadata"]["uid"] {
+                return reply.body;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let after = tokio::time::timeout(DEADLINE, restored).await.unwrap();
+    assert_eq!(after["spec"]["clusterIP"], "10.96.0.1");
+}
+
+#[tokio::test]
 async fn what_a_crash_left_claimed_is_taken_over() {
     let cluster = Cluster::with(Config { request_timeout: Duration::from_millis(400), ..Config::default() }).await;
     let services = "/api/v1/namespaces/default/services";

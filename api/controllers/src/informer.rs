@@ -81,9 +81,12 @@ impl<T: Keyed> Informer<T> {
     }
 }
 
+/// The objects of one group, by uid.
+type Group<T> = FxHashMap<Arc<str>, Arc<T>>;
+
 /// Objects grouped by a property, so that a reconcile never scans the collection.
 pub(crate) struct Index<K, T> {
-    groups: RwLock<FxHashMap<K, FxHashMap<Arc<str>, Arc<T>>>>,
+    groups: RwLock<FxHashMap<K, Group<T>>>,
 }
 
 impl<K: Hash + Eq + Clone, T: Keyed> Index<K, T> {
@@ -113,12 +116,12 @@ impl<K: Hash + Eq + Clone, T: Keyed> Index<K, T> {
         let after = delta.new.as_ref().and_then(|new| of(new));
         let uid = &delta.latest().meta().uid;
         let mut groups = self.groups.write();
-        if let Some(before) = before.filter(|before| after.as_ref() != Some(before)) {
-            if let Some(objects) = groups.get_mut(&before) {
-                objects.remove(uid);
-                if objects.is_empty() {
-                    groups.remove(&before);
-                }
+        if let Some(before) = before.filter(|before| after.as_ref() != Some(before))
+            && let Some(objects) = groups.get_mut(&before)
+        {
+            objects.remove(uid);
+            if objects.is_empty() {
+                groups.remove(&before);
             }
         }
         if let (Some(after), Some(new)) = (after, &delta.new) {

@@ -162,10 +162,10 @@ impl Graph {
     }
 
     fn wake_waiting(&self, owner: &str, work: &mut Vec<Uid>) {
-        if let Some((uid, object)) = self.objects.get_key_value(owner) {
-            if object.foreground {
-                work.push(uid.clone());
-            }
+        if let Some((uid, object)) = self.objects.get_key_value(owner)
+            && object.foreground
+        {
+            work.push(uid.clone());
         }
     }
 
@@ -174,10 +174,10 @@ impl Graph {
         let uid: Uid = uid.into();
         if self.absent.insert(uid.clone()) {
             self.absent_order.push_back(uid);
-            if self.absent_order.len() > ABSENT {
-                if let Some(oldest) = self.absent_order.pop_front() {
-                    self.absent.remove(&oldest);
-                }
+            if self.absent_order.len() > ABSENT
+                && let Some(oldest) = self.absent_order.pop_front()
+            {
+                self.absent.remove(&oldest);
             }
         }
     }

@@ -87,15 +87,15 @@ pub(super) fn destine(pod: &mut Value, node: &str) {
     let host_network = pod["spec"]["hostNetwork"] == true;
     let spec = &mut pod["spec"];
     let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]});
-    for (parent, child) in [("affinity", "nodeAffinity")] {
-        if !spec[parent].is_object() {
-            spec[parent] = json!({});
-        }
-        if !spec[parent][child].is_object() {
-            spec[parent][child] = json!({});
-        }
-        spec[parent][child]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({"nodeSelectorTerms": [term]});
+    if !spec["affinity"].is_object() {
+        spec["affinity"] = json!({});
     }
+    let affinity = &mut spec["affinity"]["nodeAffinity"];
+    if !affinity.is_object() {
+        *affinity = json!({});
+    }
+    // It takes the place of the template's own terms, which the node has been checked against.
+    affinity["requiredDuringSchedulingIgnoredDuringExecution"] = json!({"nodeSelectorTerms": [term]});
     if !spec["tolerations"].is_array() {
         spec["tolerations"] = json!([]);
     }

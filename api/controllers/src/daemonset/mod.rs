@@ -107,12 +107,13 @@ impl DaemonSets {
             }
             self.queue.add(key.clone());
         }
-        if let (None, Some(pod)) = (after, &delta.new) {
-            if pod.controller().is_none() && pod.is_active() {
-                let candidates = self.world.daemon_sets_by_namespace.get(&pod.metadata.namespace);
-                for set in candidates.iter().filter(|set| set.spec.selector.matches(&pod.labels)) {
-                    self.queue.add(set.metadata.key().into());
-                }
+        if let (None, Some(pod)) = (after, &delta.new)
+            && pod.controller().is_none()
+            && pod.is_active()
+        {
+            let candidates = self.world.daemon_sets_by_namespace.get(&pod.metadata.namespace);
+            for set in candidates.iter().filter(|set| set.spec.selector.matches(&pod.labels)) {
+                self.queue.add(set.metadata.key().into());
             }
         }
     }
@@ -129,10 +130,10 @@ impl DaemonSets {
         let revisions = self.world.revisions_by_owner.get(&set.metadata.uid);
         let History { hash, create, renumber, remove } = history::plan(set, revisions, pods);
         let client = &self.world.client;
-        if let Some(number) = create {
-            if !self.create_revision(set, &hash, number).await? {
-                return Ok(None);
-            }
+        if let Some(number) = create
+            && !self.create_revision(set, &hash, number).await?
+        {
+            return Ok(None);
         }
         if let Some((revision, number)) = renumber {
             let meta = &revision.metadata;

@@ -57,10 +57,10 @@ impl Deployments {
                 let set = that.world.replica_sets.get(&join(&pod.metadata.namespace, &owner.name));
                 let key = set.as_deref().and_then(deployment_key);
                 let deployment = key.as_deref().and_then(|key| that.world.deployments.get(key));
-                if let (Some(key), Some(deployment)) = (key, deployment) {
-                    if deployment.recreates() {
-                        that.queue.add(key);
-                    }
+                if let (Some(key), Some(deployment)) = (key, deployment)
+                    && deployment.recreates()
+                {
+                    that.queue.add(key);
                 }
             }
         });
@@ -73,12 +73,12 @@ impl Deployments {
         for key in [&before, &after].into_iter().flatten() {
             self.queue.add(key.clone());
         }
-        if let (None, Some(set)) = (after, &delta.new) {
-            if set.metadata.controller().is_none() {
-                let candidates = self.world.deployments_by_namespace.get(&set.metadata.namespace);
-                for deployment in candidates.iter().filter(|each| each.spec.selector.matches(&set.metadata.labels)) {
-                    self.queue.add(deployment.metadata.key().into());
-                }
+        if let (None, Some(set)) = (after, &delta.new)
+            && set.metadata.controller().is_none()
+        {
+            let candidates = self.world.deployments_by_namespace.get(&set.metadata.namespace);
+            for deployment in candidates.iter().filter(|each| each.spec.selector.matches(&set.metadata.labels)) {
+                self.queue.add(deployment.metadata.key().into());
             }
         }
     }
@@ -95,11 +95,11 @@ impl Deployments {
         for member in plan.members.iter().filter(|member| member.is_changed()) {
             self.write_set(member).await?;
         }
-        if let Some(new) = &plan.create {
-            if let Err(error) = self.create_set(deployment, new, &mut plan.status).await {
-                self.write_status(deployment, &plan.status).await?;
-                return Err(error);
-            }
+        if let Some(new) = &plan.create
+            && let Err(error) = self.create_set(deployment, new, &mut plan.status).await
+        {
+            self.write_status(deployment, &plan.status).await?;
+            return Err(error);
         }
         for message in &plan.events {
             self.events.normal(&Gvr::DEPLOYMENTS, &deployment.metadata, "ScalingReplicaSet", message);

@@ -82,10 +82,10 @@ impl EndpointWriter {
     }
 
     fn pod_changed(&self, delta: &Delta<Pod>) {
-        if let (Some(old), Some(new)) = (&delta.old, &delta.new) {
-            if !routes::differs(old, new) {
-                return;
-            }
+        if let (Some(old), Some(new)) = (&delta.old, &delta.new)
+            && !routes::differs(old, new)
+        {
+            return;
         }
         let pod = delta.latest();
         for service in self.world.services_by_namespace.get(&pod.metadata.namespace) {

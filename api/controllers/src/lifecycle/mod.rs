@@ -224,10 +224,10 @@ impl Nodes {
         let calls: Vec<_> = ready.map(mark).collect();
         let mut outcomes = stream::iter(calls).buffer_unordered(IN_FLIGHT);
         while let Some(outcome) = outcomes.next().await {
-            if let Err(error) = outcome {
-                if !error.is_not_found() {
-                    return Err(error.into());
-                }
+            if let Err(error) = outcome
+                && !error.is_not_found()
+            {
+                return Err(error.into());
             }
         }
         Ok(())

@@ -74,19 +74,19 @@ impl Turns {
 
     /// Puts a node in its zone's line, if it is not there.
     pub(super) fn wait(&mut self, zone: &str, node: &Arc<str>) {
-        if let Some(turn) = self.zones.get_mut(zone) {
-            if turn.waiting.insert(node.clone()) {
-                turn.line.push_back(node.clone());
-            }
+        if let Some(turn) = self.zones.get_mut(zone)
+            && turn.waiting.insert(node.clone())
+        {
+            turn.line.push_back(node.clone());
         }
     }
 
     /// Takes a node out of line.
     pub(super) fn leave(&mut self, zone: &str, node: &str) {
-        if let Some(turn) = self.zones.get_mut(zone) {
-            if turn.waiting.remove(node) {
-                turn.line.retain(|each| **each != *node);
-            }
+        if let Some(turn) = self.zones.get_mut(zone)
+            && turn.waiting.remove(node)
+        {
+            turn.line.retain(|each| **each != *node);
         }
     }
 

@@ -66,10 +66,10 @@ impl ReplicaSets {
             self.expectations.created(key, 1);
         }
         // A pod counts as deleted when its deletion begins: it is no replica from then on.
-        if delta.new.as_ref().is_none_or(|new| new.deleted != 0) {
-            if let Some(key) = before.as_ref().or(after.as_ref()) {
-                self.expectations.deleted(key, &delta.latest().metadata.uid);
-            }
+        if delta.new.as_ref().is_none_or(|new| new.deleted != 0)
+            && let Some(key) = before.as_ref().or(after.as_ref())
+        {
+            self.expectations.deleted(key, &delta.latest().metadata.uid);
         }
         if let Some(key) = before.clone().filter(|before| after.as_ref() != Some(before)) {
             self.queue.add(key);
@@ -107,10 +107,10 @@ impl ReplicaSets {
         })
         .await;
         self.expectations.created(key, count - created);
-        if let Err(Error::Api(error)) = &outcome {
-            if control::is_namespace_ending(error) {
-                return Ok(());
-            }
+        if let Err(Error::Api(error)) = &outcome
+            && control::is_namespace_ending(error)
+        {
+            return Ok(());
         }
         if let Err(error) = &outcome {
             let message = format!("Error creating: {error}");

@@ -49,6 +49,7 @@ struct Stand {
     queue: Queue,
     nodes: usize,
     next: AtomicUsize,
+    bound: AtomicUsize,
 }
 
 impl Controller for Stand {
@@ -68,8 +69,8 @@ impl Controller for Stand {
                 _ => return Ok(None),
             }
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         if pod.node.is_empty() && self.nodes > 0 {
+            let number = self.bound.fetch_add(1, Ordering::Relaxed);
             let node = if pod.destined.is_empty() {
                 format!("node-{}", number % self.nodes)
             } else {
@@ -92,6 +93,7 @@ impl Controller for Stand {
             Some(_) => "Failed",
         };
         let ready = if phase == "Running" { "True" } else { "False" };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let ip = format!("10.{}.{}.{}", number / 62_500, number / 250 % 250, number % 250);
         let status = json!({"status": {
             "phase": phase, "podIP": ip, "podIPs": [{"ip": ip}],
@@ -129,6 +131,7 @@ impl Cluster {
             queue: Queue::new(Duration::ZERO),
             nodes,
             next,
+            bound: AtomicUsize::new(0),
         });
         let (seen, made) = (stand.clone(), pods_made.clone());
         pods.on_change(move |delta| {

@@ -22,7 +22,9 @@ pub(crate) use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus};
 pub(crate) use deployment::{Deployment, DeploymentStatus};
 pub(crate) use job::{Job, JobStatus, Uncounted};
 pub(crate) use node::{Lease, Node, Taint};
-pub(crate) use pod::{NamedPort, Owners, Phase, Pod, Toleration};
+#[cfg(test)]
+pub(crate) use pod::NamedPort;
+pub(crate) use pod::{Owners, Phase, Pod, Toleration};
 pub(crate) use replicaset::{ReplicaSet, ReplicaSetStatus};
 pub(crate) use service::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort, TargetRef,

@@ -45,7 +45,7 @@ impl Lens {
     pub fn new(state: &State, class: &Class) -> Lens {
         let template = &class.template;
         let weighted = template.preferred.iter().filter(|(weight, term)| *weight != 0 && !term.is_empty());
-        let image = |name: &Box<str>| {
+        let image = |name: &str| {
             let symbol = state.images.find(name)?;
             Some((symbol, f64::from(state.images.holds(symbol)) / state.present.max(1) as f64))
         };
@@ -55,7 +55,7 @@ impl Lens {
                 .map(|(weight, term)| (i64::from(*weight), Term::compile(term, &state.labels)))
                 .collect(),
             taints: vec![None; state.taint_set_count()],
-            images: class.images.iter().filter_map(image).collect(),
+            images: class.images.iter().filter_map(|name| image(name)).collect(),
         }
     }
 

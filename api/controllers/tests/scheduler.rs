@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long anything here may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Time between two looks at a state that is waited for.
+const PACE: Duration = Duration::from_millis(10);
 
 /// A network that loses one of `every` bindings on the way there, and one on the way back.
 struct Lossy {
@@ -118,6 +120,7 @@ impl World {
     /// All pods by name, once they satisfy `wanted`.
     async fn until(&self, what: &str, wanted: impl Fn(&BTreeMap<String, Value>) -> bool) -> BTreeMap<String, Value> {
         let mut seen = BTreeMap::new();
+        let mut pace = tokio::time::interval(PACE);
         let reached = async {
             loop {
                 let named = |pod: Value| (pod["metadata"]["name"].as_str().unwrap_or("").to_string(), pod);
@@ -125,7 +128,7 @@ impl World {
                 if wanted(&seen) {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                pace.tick().await;
             }
         };
         if tokio::time::timeout(DEADLINE, reached).await.is_err() {
@@ -211,6 +214,7 @@ async fn pods_wait_for_what_lets_them_through() {
     let why = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {gpu: yes}, \
                1 node(s) were unschedulable.";
     world.until("the reason", |pods| told(&pods["second"]) == why).await;
+    let mut pace = tokio::time::interval(PACE);
     let event = async {
         loop {
             let events = world.client.list::<Value>(&Gvr::EVENTS, "default", &ListParams::default()).await.unwrap();
@@ -218,7 +222,7 @@ async fn pods_wait_for_what_lets_them_through() {
             if let Some(event) = events.items.iter().find(about) {
                 return event.clone();
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            pace.tick().await;
         }
     };
     let event = tokio::time::timeout(DEADLINE, event).await.expect("an event");

@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::view::{NodeView, PodView};
+
 /// Changes beyond this many are merged per object, so that at most one is held for each object there is.
 const MERGE_AT: usize = 1 << 16;
 
@@ -17,38 +19,39 @@ struct Changes<T> {
     merge_at: usize,
 }
 
-/// Both kinds.
-pub struct Inbox<A, B> {
-    first: Mutex<Changes<A>>,
-    second: Mutex<Changes<B>>,
-    arrived: Arc<Notify>,
+/// Nodes and pods.
+#[derive(Debug)]
+pub struct Inbox {
+    nodes: Mutex<Changes<NodeView>>,
+    pods: Mutex<Changes<PodView>>,
+    arrived: Notify,
 }
 
-impl<A: Keyed, B: Keyed> Inbox<A, B> {
+impl Inbox {
     /// An empty inbox.
-    pub fn new() -> Inbox<A, B> {
+    pub fn new() -> Inbox {
         Inbox {
-            first: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
-            second: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
-            arrived: Arc::new(Notify::new()),
+            nodes: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
+            pods: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
+            arrived: Notify::new(),
         }
     }
 
-    /// Adds changes of the first kind.
-    pub fn push_first(&self, deltas: Vec<Delta<A>>) {
-        self.first.lock().push(deltas);
+    /// Adds changes of nodes.
+    pub fn push_nodes(&self, deltas: Vec<Delta<NodeView>>) {
+        self.nodes.lock().push(deltas);
         self.arrived.notify_one();
     }
 
-    /// Adds changes of the second kind.
-    pub fn push_second(&self, deltas: Vec<Delta<B>>) {
-        self.second.lock().push(deltas);
+    /// Adds changes of pods.
+    pub fn push_pods(&self, deltas: Vec<Delta<PodView>>) {
+        self.pods.lock().push(deltas);
         self.arrived.notify_one();
     }
 
     /// Takes everything.
-    pub fn take(&self) -> (Vec<Delta<A>>, Vec<Delta<B>>) {
-        (self.first.lock().take(), self.second.lock().take())
+    pub fn take(&self) -> (Vec<Delta<NodeView>>, Vec<Delta<PodView>>) {
+        (self.nodes.lock().take(), self.pods.lock().take())
     }
 
     /// Returns when something has arrived since the last return.
@@ -113,7 +116,6 @@ fn split<T: Keyed>(delta: Delta<T>) -> impl Iterator<Item = Delta<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::view::PodView;
 
     fn pod(uid: &str, revision: u32) -> Option<Arc<PodView>> {
         let json = format!(r#"{{"metadata":{{"name":"p","uid":"{uid}","resourceVersion":"{revision}"}}}}"#);

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use inbox::Inbox;
 pub use model::DEFAULT_SCHEDULER;
 use model::{Binding, Model, Outcome, Report};
 use view::{NodeView, PodView};
@@ -75,8 +76,6 @@ impl Default for Config {
     }
 }
 
-type Inbox = inbox::Inbox<NodeView, PodView>;
-
 /// Schedules until `shutdown`, then waits a few seconds for the answers that are under way.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     let inbox = Arc::new(Inbox::new());
@@ -84,11 +83,11 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     let mut reflectors = JoinSet::new();
     reflectors.spawn({
         let (reflector, cache, inbox) = (Reflector::all(client.clone(), Gvr::NODES), nodes.clone(), inbox.clone());
-        async move { reflector.run(cache, move |deltas| inbox.push_first(deltas)).await }
+        async move { reflector.run(cache, move |deltas| inbox.push_nodes(deltas)).await }
     });
     reflectors.spawn({
         let (reflector, cache, inbox) = (Reflector::all(client.clone(), Gvr::PODS), pods.clone(), inbox.clone());
-        async move { reflector.run(cache, move |deltas| inbox.push_second(deltas)).await }
+        async move { reflector.run(cache, move |deltas| inbox.push_pods(deltas)).await }
     });
     // Half the truth would place pods on capacity that is taken.
     let synced = async { tokio::join!(nodes.wait_synced(), pods.wait_synced()) };

@@ -112,18 +112,20 @@ impl Session {
                     self.say(self.revision(), NO_WATCH, refused);
                 }
             },
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                if self.remove(cancel.watch_id) {
-                    let canceled = WatchResponse { canceled: true, ..Default::default() };
-                    self.say(self.revision(), cancel.watch_id, canceled);
-                }
-            }
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => {
                 // One answer is enough for several requests: it tells as much as theirs would.
                 self.progress_wanted = Some(self.revision());
             }
             // A request of a kind that came after this server; as etcd does, the stream goes on.
             None => {}
+        }
+    }
+
+    /// Ends a watch at the client's wish; an id that is not in use gets no answer.
+    fn cancel(&mut self, id: i64) {
+        if self.remove(id) {
+            self.say(self.revision(), id, WatchResponse { canceled: true, ..Default::default() });
         }
     }
 

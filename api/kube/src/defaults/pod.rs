@@ -1,5 +1,7 @@
 //! Computed defaults of pods and what they are made of.
 
+use std::borrow::Cow;
+
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
@@ -122,7 +124,7 @@ fn pod_level_requests(spec: &mut Map<String, Value>) {
             if name == "cpu" || name == "memory" {
                 let text =
                     if nano % 1_000_000_000 == 0 { format!("{}", nano / 1_000_000_000) } else { format!("{nano}n") };
-                let text = crate::schema::quantity::canonical(&text).unwrap_or(text);
+                let text = crate::schema::quantity::canonical(&text).map_or_else(|_| text.clone(), Cow::into_owned);
                 set_default(requests, &name, text);
             }
         }

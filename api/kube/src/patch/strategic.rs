@@ -100,7 +100,7 @@ fn merge_map(mut object: Object, mut patch: Object, place: Place<'_>) -> Result<
                 object.insert(key, Value::Object(merged));
             }
             (Some(Value::Array(old)), Value::Array(new)) => {
-                let merged = if how.merge { merge_list(old, new, below, how)? } else { new };
+                let merged = if how.merge { merge_list(old, new, below, how)?.0 } else { new };
                 object.insert(key, Value::Array(merged));
             }
             (_, new) => {
@@ -143,13 +143,12 @@ fn merge_ordered_lists(object: &mut Object, patch: &mut Object, place: Place<'_>
             _ => take_list(patch, key)?,
         };
         check_order(patched.as_deref().unwrap_or_default(), &order, how.key)?;
-        let server_order = original.clone().unwrap_or_default();
-        let merged = match (original, patched) {
+        let (merged, server_order) = match (original, patched) {
             (None, None) => continue,
-            (Some(original), None) => original,
-            (None, Some(patched)) => patched.into_iter().filter_map(without_directives).collect(),
+            (Some(original), None) => (original.clone(), original),
+            (None, Some(patched)) => (patched.into_iter().filter_map(without_directives).collect(), Vec::new()),
             (Some(original), Some(patched)) if how.merge => merge_list(original, patched, below, how)?,
-            (Some(_), Some(patched)) => patched,
+            (Some(original), Some(patched)) => (patched, original),
         };
         object.insert(key.to_owned(), Value::Array(arrange(merged, &order, &server_order, how.key)?));
     }
@@ -202,7 +201,14 @@ fn identity(item: &Value, key: Option<&'static str>) -> Result<String, PatchErro
     }
 }
 
-fn merge_list(old: Vec<Value>, new: Vec<Value>, place: Place<'_>, how: Patch) -> Result<Vec<Value>, PatchError> {
+/// Merges two lists by their elements' identities. Returns the merged list and the order that the server's elements have
+/// when `$setElementOrder` is applied after: elements that the patch adds take the places of those that it deletes there.
+fn merge_list(
+    old: Vec<Value>,
+    new: Vec<Value>,
+    place: Place<'_>,
+    how: Patch,
+) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     same_type(old.iter().chain(&new))?;
     if !old.iter().chain(&new).any(Value::is_object) {
         let mut seen = HashMap::new();
@@ -212,7 +218,7 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, place: Place<'_>, how: Patch) ->
                 merged.push(item.clone());
             }
         }
-        return arrange(merged, &new, &old, None);
+        return Ok((arrange(merged, &new, &old, None)?, old));
     }
     let Some(key) = how.key else {
         let name = match place {
@@ -221,8 +227,10 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, place: Place<'_>, how: Patch) ->
         };
         return Err(bad(format!("cannot merge lists without merge key for {name}")));
     };
+    let before = old.len();
     let (mut merged, new) = apply_element_directives(old, new, key)?;
-    let server_order: Vec<Value> = merged.iter().map(|item| only_key(item, key)).collect();
+    let mut server_order: Vec<Value> = merged.iter().map(|item| only_key(item, key)).collect();
+    let kept = merged.len();
     let mut places = HashMap::with_capacity(merged.len());
     for (at, item) in merged.iter().enumerate() {
         places.entry(identity(item, Some(key))?).or_insert(at);
@@ -244,7 +252,11 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, place: Place<'_>, how: Patch) ->
             }
         }
     }
-    arrange(merged, &patch_order, &server_order, Some(key))
+    let added: Vec<Value> =
+        merged[kept..].iter().take(before.saturating_sub(kept)).map(|item| only_key(item, key)).collect();
+    let merged = arrange(merged, &patch_order, &server_order, Some(key))?;
+    server_order.extend(added);
+    Ok((merged, server_order))
 }
 
 /// An element reduced to its merge key, which is all that ordering needs.

@@ -1,5 +1,7 @@
 //! Resource quantities in their canonical form, as Kubernetes writes them back (`0.5` becomes `500m`, `1024Mi` `1Gi`).
 
+use std::borrow::Cow;
+
 /// The suffix family of a quantity, which its canonical form keeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -18,10 +20,12 @@ pub enum QuantityError {
 }
 
 const NANO: i128 = 1_000_000_000;
-/// The largest magnitude, in nano units: 2^63-1 whole units. Larger numbers are cut to it.
-const MAX: i128 = i64::MAX as i128 * NANO;
+/// The largest magnitude of a quantity with a binary suffix, in nano units: 2^63-1 whole units. Larger ones are cut to it.
+const BINARY_MAX: i128 = i64::MAX as i128 * NANO;
+/// Where all others are cut, a million times what the largest suffix means, so that sums still fit.
+const MAX: i128 = 10i128.pow(24) * NANO;
 
-/// The value in nano units (rounded away from zero, cut to ±(2^63-1) units).
+/// The value in nano units, rounded away from zero.
 ///
 /// # Errors
 /// If the text is not a quantity.
@@ -29,28 +33,66 @@ pub fn nanos(text: &str) -> Result<i128, QuantityError> {
     Ok(parse(text)?.0)
 }
 
-/// The canonical form.
+/// The canonical form, which is the text itself where Kubernetes keeps it.
 ///
 /// # Errors
 /// If the text is not a quantity.
-pub fn canonical(text: &str) -> Result<String, QuantityError> {
-    let (nanos, mut format) = parse(text)?;
-    if format == Format::Binary && nanos.abs() < 1024 * NANO {
+pub fn canonical(text: &str) -> Result<Cow<'_, str>, QuantityError> {
+    let (nanos, format) = parse(text)?;
+    if is_kept(text) { Ok(Cow::Borrowed(text)) } else { Ok(Cow::Owned(write(nanos, format))) }
+}
+
+/// The canonical form of an amount of a resource, which has no more than three decimal places.
+///
+/// # Errors
+/// If the text is not a quantity.
+pub fn canonical_amount(text: &str) -> Result<Cow<'_, str>, QuantityError> {
+    const MILLI: i128 = 1_000_000;
+    let (nanos, format) = parse(text)?;
+    match nanos % MILLI {
+        0 => canonical(text),
+        rest => Ok(Cow::Owned(write(nanos - rest + rest.signum() * MILLI, format))),
+    }
+}
+
+/// Kubernetes writes back as it was what its fast path reads and takes for canonical.
+fn is_kept(text: &str) -> bool {
+    let rest = text.trim_start_matches(['+', '-']).trim_start_matches('0');
+    let end = rest.bytes().position(|byte| !byte.is_ascii_digit() && byte != b'.').unwrap_or(rest.len());
+    let (number, suffix) = rest.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let Ok((format, exponent, multiplier)) = scale(suffix) else { return false };
+    let digits = i32::try_from(whole.len() + fraction.len()).unwrap_or(i32::MAX);
+    if format == Format::Binary {
+        let bits = i32::try_from(multiplier.trailing_zeros()).unwrap_or(i32::MAX);
+        let odd =
+            whole.bytes().rev().take(3).zip([1u32, 10, 100]).map(|(d, ten)| u32::from(d - b'0') * ten).sum::<u32>() % 8
+                != 0;
+        return fraction.is_empty() && odd && digits + bits * 3 / 10 < 15;
+    }
+    let scale = exponent - i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    let zeros = whole.bytes().chain(fraction.bytes()).rev().take_while(|digit| *digit == b'0').count();
+    !whole.is_empty() && digits <= 18 && scale >= -9 && scale % 3 == 0 && zeros < 3
+}
+
+fn write(nanos: i128, mut format: Format) -> String {
+    // What has no whole number of units, or is small, reads better in decimals.
+    if format == Format::Binary && (nanos.abs() < 1024 * NANO || nanos % NANO != 0) {
         format = Format::Decimal;
     }
     if nanos == 0 {
-        return Ok("0".to_owned());
+        return "0".to_owned();
     }
     let (sign, magnitude) = if nanos < 0 { ("-", -nanos) } else { ("", nanos) };
     if format == Format::Binary {
         const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-        let mut units = (magnitude + NANO - 1) / NANO;
+        let mut units = magnitude / NANO;
         let mut power = 0;
         while units % 1024 == 0 && power + 1 < SUFFIXES.len() {
             units /= 1024;
             power += 1;
         }
-        return Ok(format!("{sign}{units}{}", SUFFIXES[power]));
+        return format!("{sign}{units}{}", SUFFIXES[power]);
     }
     const SUFFIXES: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
     let mut number = magnitude;
@@ -60,11 +102,11 @@ pub fn canonical(text: &str) -> Result<String, QuantityError> {
         power += 1;
     }
     if format == Format::Decimal {
-        return Ok(format!("{sign}{number}{}", SUFFIXES[power]));
+        return format!("{sign}{number}{}", SUFFIXES[power]);
     }
     match i32::try_from(power).unwrap_or(0) * 3 - 9 {
-        0 => Ok(format!("{sign}{number}")),
-        exponent => Ok(format!("{sign}{number}e{exponent}")),
+        0 => format!("{sign}{number}"),
+        exponent => format!("{sign}{number}e{exponent}"),
     }
 }
 
@@ -87,7 +129,7 @@ fn parse(text: &str) -> Result<(i128, Format), QuantityError> {
     let mut inexact = false;
     let mut full = false;
     for (digit, fractional) in whole.bytes().map(|d| (d, false)).chain(fraction.bytes().map(|d| (d, true))) {
-        if mantissa >= 10i128.pow(24) {
+        if mantissa >= 10i128.pow(36) {
             full = true;
         }
         if full {
@@ -107,7 +149,7 @@ fn parse(text: &str) -> Result<(i128, Format), QuantityError> {
             value.checked_mul(10i128.checked_pow(exponent.unsigned_abs())?)?.checked_mul(multiplier)
         });
     } else {
-        // 10^24 * 2^60 does not fit: divide first where the product would overflow, which loses nothing that counts.
+        // 10^36 * 2^60 does not fit: divide first where the product would overflow, which loses nothing that counts.
         let divisor = 10i128.checked_pow(exponent.unsigned_abs());
         value = match (value.and_then(|value| value.checked_mul(multiplier)), divisor) {
             (Some(product), Some(divisor)) => {
@@ -122,7 +164,8 @@ fn parse(text: &str) -> Result<(i128, Format), QuantityError> {
             (None, None) => Some(0),
         };
     }
-    let magnitude = value.and_then(|value| value.checked_add(i128::from(inexact))).unwrap_or(MAX).min(MAX);
+    let max = if format == Format::Binary { BINARY_MAX } else { MAX };
+    let magnitude = value.and_then(|value| value.checked_add(i128::from(inexact))).unwrap_or(max).min(max);
     Ok((if negative { -magnitude } else { magnitude }, format))
 }
 
@@ -176,18 +219,30 @@ mod tests {
             ("1e3", "1e3"),
             ("12e4", "120e3"),
             ("1500u", "1500u"),
-            ("0.1Gi", "107374183"),
+            ("0.1Gi", "107374182400m"),
+            ("1.250", "1.250"),
+            ("0.250", "250m"),
             ("-2000", "-2k"),
             ("0", "0"),
             ("0Gi", "0"),
-            ("+3", "3"),
+            ("+3", "+3"),
             ("64Gi", "64Gi"),
             ("0.0000000001", "1n"),
-            ("100E", "9223372036854775807"),
-            ("1.", "1"),
+            ("100E", "100E"),
+            ("100Ei", "9223372036854775807"),
+            ("1.", "1."),
             (".5", "500m"),
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_have_three_decimals() {
+        for (text, want) in
+            [("1u", "1m"), ("0.6468Gi", "694496211764m"), ("-1n", "-1m"), ("1500u", "2m"), ("1.5", "1500m")]
+        {
+            assert_eq!(canonical_amount(text).as_deref(), Ok(want), "{text}");
         }
     }
 
@@ -205,8 +260,8 @@ mod tests {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
         #[test]
         fn canonical_is_stable_and_keeps_the_value(text in "[+-]?[0-9]{0,25}(\\.[0-9]{0,12})?(n|u|m|k|M|G|Ki|Mi|Gi|e3|e-3|E2)?") {
-            if let Ok(first) = canonical(&text) {
-                assert_eq!(canonical(&first), Ok(first.clone()));
+            if let Ok(first) = canonical(&text).map(Cow::into_owned) {
+                assert_eq!(canonical(&first).as_deref(), Ok(&*first));
                 if !first.ends_with('i') && !text.ends_with('i') {
                     assert_eq!(nanos(&first), nanos(&text));
                 }

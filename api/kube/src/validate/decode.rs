@@ -4,6 +4,8 @@
 //! unknown fields and nulls go, zero values that would not be written go, structures that are always written appear,
 //! quantities and times take their canonical form; and a value of the wrong type is refused in the decoder's words.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use kelson_wire::kube::timestamp;
 use serde_json::{Map, Value};
@@ -116,7 +118,7 @@ impl Decoder {
                     return Err(DecodeError(format!("json: cannot unmarshal {found} into Go value of type int32")));
                 }
             },
-            Shape::Quantity => canonical_quantity(value)?,
+            Shape::Quantity => canonical_quantity(value, false)?,
             Shape::Time => canonical_time(value, timestamp::format)?,
             Shape::MicroTime => canonical_time(value, timestamp::format_micro)?,
             Shape::Bytes => match value {
@@ -140,7 +142,10 @@ impl Decoder {
                     if value.is_null() {
                         *value = zero_value(item);
                     }
-                    self.visit(value, item, structure, &path.push(Segment::Key(key)))?;
+                    match **item {
+                        Shape::Quantity => canonical_quantity(value, true)?,
+                        _ => self.visit(value, item, structure, &path.push(Segment::Key(key)))?,
+                    }
                 }
             }
             _ => return Err(self.mismatch(value, path, shape.go_name())),
@@ -247,16 +252,17 @@ pub fn zero_value(shape: &Shape) -> Value {
     }
 }
 
-fn canonical_quantity(value: &mut Value) -> Result<(), DecodeError> {
-    let canonical = match &*value {
-        Value::String(text) => quantity::canonical(text),
-        Value::Number(number) => quantity::canonical(&number.to_string()),
-        other => quantity::canonical(&other.to_string()),
+/// Rewrites a quantity; `in_list` if it is one of a list of resources, where it is an amount.
+fn canonical_quantity(value: &mut Value, in_list: bool) -> Result<(), DecodeError> {
+    let canonical = if in_list { quantity::canonical_amount } else { quantity::canonical };
+    let rewritten = match &*value {
+        Value::String(text) => match canonical(text.trim()) {
+            Ok(Cow::Borrowed(same)) if same.len() == text.len() => return Ok(()),
+            other => other.map(Cow::into_owned),
+        },
+        other => canonical(&other.to_string()).map(Cow::into_owned),
     };
-    let canonical = canonical.map_err(|error| DecodeError(error.to_string()))?;
-    if value.as_str() != Some(canonical.as_str()) {
-        *value = Value::String(canonical);
-    }
+    *value = Value::String(rewritten.map_err(|error| DecodeError(error.to_string()))?);
     Ok(())
 }
 

@@ -120,5 +120,6 @@ async fn schemas_are_published() {
     assert_eq!(cluster.get("/openapi/v3/apis/nothing/v1").await.code, 404);
     assert!(cluster.get("/openapi/v2").await.ok()["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    assert_eq!(cluster.get_as("/openapi/v2", protobuf).await.code, 406);
+    assert_eq!(cluster.get_as("/openapi/v2", protobuf).await.code, 200);
+    assert_eq!(cluster.get_as("/openapi/v2", "application/vnd.kubernetes.protobuf").await.code, 406);
 }

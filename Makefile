@@ -15,7 +15,7 @@ export KELSON_TEST_KUBECTL = $(wildcard $(KUBECTL))
 export KELSON_TEST_ETCD = $(wildcard $(PEERS)/etcd)
 export KELSON_TEST_ETCDCTL = $(wildcard $(PEERS)/etcdctl)
 
-.PHONY: run build test lint setup peers fuzz
+.PHONY: run build test lint setup peers
 
 run: build ## a cluster of 100 nodes; ARGS="--nodes 1000" and so on are passed on
 	@$(CARGO_TARGET_DIR)/debug/kelson dev $(ARGS)
@@ -24,8 +24,8 @@ build: setup
 	@echo "compiling kelson (a first build takes about 25 minutes on two cores, nearly all of it RocksDB)"
 	@cargo build
 
-test: build peers
-	@echo "compiling the tests"
+test: setup peers
+	@echo "compiling kelson and its tests (a first build takes about 30 minutes on two cores, nearly all of it RocksDB)"
 	@cargo test --workspace --no-run
 	@echo "running the tests"
 	@$(MAKE) --no-print-directory cargo-test

@@ -271,7 +271,7 @@ async fn the_kubernetes_service_comes_back() {
 
 #[tokio::test]
 async fn what_a_crash_left_claimed_is_taken_over() {
-    let cluster = Cluster::with(Config { request_timeout: Duration::from_millis(400), ..Config::default() }).await;
+    let cluster = Cluster::new().await;
     let services = "/api/v1/namespaces/default/services";
     let claim = |created: &str, name: &str| {
         json!({

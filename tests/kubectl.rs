@@ -221,7 +221,9 @@ fn reads_it_in_every_form(kubectl: &Kubectl) {
 }
 
 fn describes_and_reads_logs(kubectl: &Kubectl) {
-    let pod = kubectl.ok(&["describe", "pod", "-l", "tier=frontend"]);
+    // By name: newer versions of kubectl leave the events of several objects out.
+    let pod = kubectl.ok(&["get", "pods", "-l", "tier=frontend", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let pod = kubectl.ok(&["describe", "pod", &pod]);
     shows(
         &pod,
         &[

@@ -23,7 +23,7 @@ const CUTS: usize = 20;
 const NODES: u32 = 200;
 const REPLICAS: i64 = 5_000;
 /// The cut comes at most this long after the Deployment was acknowledged.
-const LATEST_CUT: Duration = Duration::from_millis(2_500);
+const LATEST_CUT: Duration = Duration::from_millis(1_000);
 /// Longest rollout on a busy machine, in seconds.
 const ROLLOUT: u64 = 180;
 

@@ -14,6 +14,7 @@ KUBECTL := $(or $(shell command -v kubectl 2>/dev/null),$(PEERS)/kubectl)
 export KELSON_TEST_KUBECTL = $(wildcard $(KUBECTL))
 export KELSON_TEST_ETCD = $(wildcard $(PEERS)/etcd)
 export KELSON_TEST_ETCDCTL = $(wildcard $(PEERS)/etcdctl)
+export KELSON_TEST_ETCDUTL = $(wildcard $(PEERS)/etcdutl)
 
 .PHONY: run build test lint setup peers
 

@@ -1,5 +1,10 @@
 //! etcd's protobuf messages with their gRPC clients and servers, generated from `proto/`.
 
+/// Users, roles and permissions.
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
 /// Keys, values and events.
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");

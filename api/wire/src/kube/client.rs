@@ -190,8 +190,8 @@ pub struct Client {
 impl Client {
     /// A client that calls itself `user_agent` (visible ASCII; anything else is replaced by `kelson`).
     pub fn new(transport: Arc<dyn Transport>, user_agent: &str) -> Client {
-        let user_agent = http::HeaderValue::from_str(user_agent)
-            .unwrap_or_else(|_| http::HeaderValue::from_static("kelson"));
+        let user_agent =
+            http::HeaderValue::from_str(user_agent).unwrap_or_else(|_| http::HeaderValue::from_static("kelson"));
         Client { transport, user_agent }
     }
 
@@ -279,9 +279,7 @@ impl Client {
         options: &serde_json::Value,
     ) -> Result<(), ApiError> {
         let body = serde_json::to_vec(options)?.into();
-        self.json::<serde::de::IgnoredAny>(Method::DELETE, gvr.path(namespace, name, ""), JSON, body)
-            .await
-            .map(|_| ())
+        self.json::<serde::de::IgnoredAny>(Method::DELETE, gvr.path(namespace, name, ""), JSON, body).await.map(|_| ())
     }
 
     /// Opens a watch; the body carries one JSON event a line.

@@ -112,7 +112,8 @@ impl<T: Keyed> Cache<T> {
         for object in listed {
             let key: Arc<str> = object.meta().key().into();
             let old = before.remove(&key);
-            let unchanged = old.as_ref().is_some_and(|old| old.meta().resource_version == object.meta().resource_version);
+            let unchanged =
+                old.as_ref().is_some_and(|old| old.meta().resource_version == object.meta().resource_version);
             if let (true, Some(old)) = (unchanged, &old) {
                 objects.insert(key, old.clone());
                 continue;

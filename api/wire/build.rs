@@ -1,7 +1,14 @@
 //! Compiles the protobuf definitions, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/auth.proto", "proto/kv.proto", "proto/rpc.proto", "proto/health.proto"];
+    let files = [
+        "proto/auth.proto",
+        "proto/kv.proto",
+        "proto/rpc.proto",
+        "proto/v3lock.proto",
+        "proto/v3election.proto",
+        "proto/health.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

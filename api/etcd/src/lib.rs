@@ -3,6 +3,7 @@
 //! [`serve`] is the client port: what an unmodified etcd client sees. [`LocalStore`] is the same store for callers in
 //! the same process. Neither knows how commands are ordered or stored.
 
+mod background;
 mod batch;
 mod context;
 mod convert;
@@ -20,6 +21,7 @@ mod options;
 mod read_txn;
 mod reads;
 mod refusal;
+mod retention;
 mod router;
 mod server;
 mod tls;
@@ -29,6 +31,6 @@ mod watch;
 pub use context::ETCD_VERSION;
 pub use error::Error;
 pub use local::LocalStore;
-pub use options::ServerOptions;
+pub use options::{AutoCompaction, ServerOptions};
 pub use server::serve;
 pub use tls::server_tls;

@@ -3,6 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+/// When history is dropped by itself (etcd's `auto-compaction-mode` and `auto-compaction-retention`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Never.
+    #[default]
+    Off,
+    /// So much time's worth of history is kept.
+    Periodic(Duration),
+    /// So many revisions are kept; looked after every five minutes.
+    Revision(i64),
+}
+
+impl AutoCompaction {
+    /// Reads etcd's two flags: a mode (`periodic` or `revision`) and a retention, which is a number of revisions, or a
+    /// duration as Go writes them (`1h30m`), where a bare number means hours. A retention of 0 turns it off.
+    ///
+    /// # Errors
+    /// A text for the user where the mode is unknown or the retention is not what the mode takes.
+    pub fn parse(mode: &str, retention: &str) -> Result<Self, String> {
+        crate::retention::parse(mode, retention)
+    }
+}
+
 /// Settings of [`serve`](crate::serve). Start from the default and change what differs.
 #[derive(Clone)]
 pub struct ServerOptions {
@@ -21,6 +44,11 @@ pub struct ServerOptions {
     pub max_streams_per_connection: u32,
     /// Large reads that run at a time; further ones wait. Bounds their memory, and the threads that they take.
     pub max_large_reads: usize,
+    /// Bytes of state that may be kept (etcd's `quota-backend-bytes`): 0 for etcd's default of 2 GiB, negative for no
+    /// bound. Beyond it the NOSPACE alarm is raised and what would add to the state is refused.
+    pub quota_bytes: i64,
+    /// Compactions that nobody has to ask for.
+    pub auto_compaction: AutoCompaction,
     /// What a stop waits for requests under way before it cuts them off.
     pub shutdown_grace: Duration,
     /// Serve TLS with this configuration. Protocol negotiation is added to it.
@@ -37,6 +65,8 @@ impl Default for ServerOptions {
             max_connections: 10_000,
             max_streams_per_connection: 16_384,
             max_large_reads: 8,
+            quota_bytes: 0,
+            auto_compaction: AutoCompaction::Off,
             shutdown_grace: Duration::from_secs(5),
             tls: None,
         }

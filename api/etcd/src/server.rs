@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
+use crate::background;
 use crate::context::Context;
 use crate::options::ServerOptions;
 use crate::router::Router;
@@ -66,6 +67,7 @@ pub async fn serve(
     });
     let router = Arc::new(Router::new(server.context.clone()));
     let tasks = TaskTracker::new();
+    tasks.spawn(background::compact(server.context.clone()));
     let end = accept(&listener, &shutdown, &connections, |stream, permit| {
         let (server, router) = (server.clone(), router.clone());
         tasks.spawn(async move {

@@ -15,6 +15,16 @@ pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
 
+/// Locks that the server keeps.
+pub mod v3lockpb {
+    tonic::include_proto!("v3lockpb");
+}
+
+/// Elections that the server keeps.
+pub mod v3electionpb {
+    tonic::include_proto!("v3electionpb");
+}
+
 /// The standard gRPC health service.
 pub mod health {
     tonic::include_proto!("grpc.health.v1");

@@ -90,4 +90,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Bytes that the data takes, estimated, memory not yet written to disk included.
     fn size_bytes(&self) -> u64;
+
+    /// The part of [`Backend::size_bytes`] that is not left over from overwritten and deleted values, estimated.
+    fn in_use_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    /// Gives back what overwritten and deleted values of a keyspace still take, in front of `end` (exclusive; `None`: to
+    /// the last); with `whole` even where that means to rewrite data that is in good order. Reads and writes go on
+    /// meanwhile. Nothing to do for a backend that never holds such values.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the storage failed.
+    fn compact(&self, _space: Space, _end: Option<&[u8]>, _whole: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Ends a [`Backend::compact`] that is under way, and all later ones: the backend is about to be closed.
+    fn interrupt(&self) {}
 }

@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashMap;
 
+use crate::LeaseTime;
+
 /// A lease that was reported as expired and still exists is reported again after this time, in milliseconds: the
 /// revocation may have been lost with a change of leadership.
 const REPORT_AGAIN_MS: u64 = 3_000;
@@ -37,12 +39,15 @@ impl LeaseClock {
         LeaseClock::default()
     }
 
-    /// Starts over with exactly these leases (id and time to live in seconds), each with its full time.
-    pub fn sync(&mut self, leases: impl IntoIterator<Item = (i64, i64)>, now_ms: u64) {
+    /// Starts over with exactly these leases, each with what it had left at its last checkpoint, else its full time.
+    pub fn sync(&mut self, leases: impl IntoIterator<Item = LeaseTime>, now_ms: u64) {
         self.leases.clear();
         self.queue.clear();
-        for (id, ttl) in leases {
-            self.insert(id, ttl, now_ms);
+        for lease in leases {
+            self.insert(lease.id, lease.ttl, now_ms);
+            if let Some(deadline) = self.leases.get_mut(&lease.id) {
+                deadline.at_ms = after(now_ms, lease.left());
+            }
         }
     }
 
@@ -123,7 +128,7 @@ mod tests {
     #[test]
     fn expires_in_order_and_within_the_limit() {
         let mut clock = LeaseClock::new();
-        clock.sync([(1, 30), (2, 10), (3, 20), (4, 10)], 1_000);
+        clock.sync([(1, 30), (2, 10), (3, 20), (4, 10)].map(|(id, ttl)| LeaseTime { id, ttl, remaining: 0 }), 1_000);
         assert_eq!(clock.next_deadline(), Some(11_000));
         assert_eq!(clock.expired(10_999, 10), []);
         assert_eq!(clock.expired(11_000, 1), [2]);

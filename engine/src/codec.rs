@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::Error;
+use crate::alarm::{AlarmAction, AlarmKind};
 use crate::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, RangeRequest, SortOrder,
     SortTarget, Txn,
@@ -47,6 +48,20 @@ impl Command {
                 out.push(6);
                 number(out, *id);
             }
+            Command::Alarm { action, member, alarm } => {
+                out.push(7);
+                out.push(u8::from(*action == AlarmAction::Deactivate));
+                out.push(alarm.number());
+                unsigned(out, *member);
+            }
+            Command::LeaseCheckpoint { leases } => {
+                out.push(8);
+                unsigned(out, leases.len() as u64);
+                for (id, remaining) in leases {
+                    number(out, *id);
+                    number(out, *remaining);
+                }
+            }
         }
     }
 
@@ -70,6 +85,7 @@ impl Command {
             Command::Put(put) => 6 + put.key.len() + put.value.len(),
             Command::DeleteRange(delete) => 5 + delete.range.start.len() + delete.range.end.len(),
             Command::Txn(nested) => txn(nested),
+            Command::LeaseCheckpoint { leases } => 3 + 2 * leases.len(),
             _ => 3,
         }
     }
@@ -90,6 +106,8 @@ impl Command {
             4 => Command::Compact { revision: input.number()? },
             5 => Command::LeaseGrant { id: input.number()?, ttl: input.number()? },
             6 => Command::LeaseRevoke { id: input.number()? },
+            7 => input.alarm()?,
+            8 => Command::LeaseCheckpoint { leases: input.leases()? },
             _ => return Err(Error::Malformed("unknown command")),
         };
         if input.at != bytes.len() {
@@ -253,6 +271,20 @@ impl Input<'_> {
     fn count(&mut self) -> Result<usize, Error> {
         let count = usize::try_from(self.unsigned()?).map_err(|_| CUT)?;
         if count > self.bytes.len() - self.at { Err(CUT) } else { Ok(count) }
+    }
+
+    fn alarm(&mut self) -> Result<Command, Error> {
+        let action = match self.byte()? {
+            0 => AlarmAction::Activate,
+            1 => AlarmAction::Deactivate,
+            _ => return Err(Error::Malformed("unknown alarm action")),
+        };
+        let alarm = AlarmKind::of_number(self.byte()?).ok_or(Error::Malformed("unknown alarm"))?;
+        Ok(Command::Alarm { action, member: self.unsigned()?, alarm })
+    }
+
+    fn leases(&mut self) -> Result<Vec<(i64, i64)>, Error> {
+        (0..self.count()?).map(|_| Ok((self.number()?, self.number()?))).collect()
     }
 
     fn range(&mut self) -> Result<KeyRange, Error> {

@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 
+use crate::alarm::{Alarm, AlarmAction, AlarmKind};
+
 /// Keys from `start` (inclusive) to `end`, as etcd encodes ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
@@ -43,6 +45,17 @@ pub enum Command {
     /// Deletes the lease and, at one revision, every key that hangs on it.
     LeaseRevoke {
         id: i64,
+    },
+    /// Raises or ends an alarm about a member.
+    Alarm {
+        action: AlarmAction,
+        member: u64,
+        alarm: AlarmKind,
+    },
+    /// Notes how many seconds leases have left, by id, so that a restart does not give them their full time again; 0
+    /// gives the lease its full time again. Leases that are gone are passed over.
+    LeaseCheckpoint {
+        leases: Vec<(i64, i64)>,
     },
 }
 
@@ -148,12 +161,38 @@ pub struct RangeResponse {
 /// What a command did. `revision` is the store's revision right after it: the one for the response header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Put { revision: i64, prev_kv: Option<KeyValue> },
-    DeleteRange { revision: i64, deleted: i64, prev_kvs: Vec<KeyValue> },
-    Txn { revision: i64, response: TxnResponse },
-    Compact { revision: i64 },
-    LeaseGrant { revision: i64, id: i64, ttl: i64 },
-    LeaseRevoke { revision: i64 },
+    Put {
+        revision: i64,
+        prev_kv: Option<KeyValue>,
+    },
+    DeleteRange {
+        revision: i64,
+        deleted: i64,
+        prev_kvs: Vec<KeyValue>,
+    },
+    Txn {
+        revision: i64,
+        response: TxnResponse,
+    },
+    Compact {
+        revision: i64,
+    },
+    LeaseGrant {
+        revision: i64,
+        id: i64,
+        ttl: i64,
+    },
+    LeaseRevoke {
+        revision: i64,
+    },
+    /// The alarm that was raised or ended; none where the one to be ended did not stand.
+    Alarm {
+        revision: i64,
+        alarms: Vec<Alarm>,
+    },
+    LeaseCheckpoint {
+        revision: i64,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

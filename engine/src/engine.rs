@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::alarm::Alarms;
 use crate::backend::{Backend, Batch, Space};
 use crate::command::{Command, Outcome};
 use crate::compaction::Compaction;
@@ -46,6 +47,7 @@ pub struct Engine {
     pub(crate) pending: Vec<(Revision, Bytes)>,
     pub(crate) events: Vec<Arc<Event>>,
     pub(crate) batch: Batch,
+    pub(crate) alarms: Alarms,
     pub(crate) compaction: Option<Compaction>,
     /// Revisions that the index has dropped and the backend not yet; each key's in ascending order.
     pub(crate) dead: VecDeque<Revision>,
@@ -140,7 +142,11 @@ impl Engine {
         }
         let state = recovery::State { applied: self.applied, revision: self.revision, compacted: self.compacted };
         batch.put(Space::Meta, recovery::STATE, state.encode());
+        let measure = self.shared.size.wrote(&batch);
         self.shared.backend.write(batch)?;
+        if measure {
+            self.shared.size.measure(&*self.shared.backend);
+        }
         for (at, record) in self.pending.drain(..) {
             self.shared.cache.insert(at, record);
         }
@@ -158,6 +164,7 @@ impl Engine {
             revision: self.revision,
             compacted: self.compacted,
             applied: self.applied,
+            alarms: Arc::clone(self.alarms.list()),
         }));
         self.ring.shrink();
         if self.compacted != before {

@@ -17,6 +17,12 @@ pub enum Error {
     KeyNotFound,
     #[error("etcdserver: duplicate key given in txn request")]
     DuplicateKey,
+    /// The alarm [`AlarmKind::NoSpace`](crate::AlarmKind) stands and the command would add to the store.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    /// The alarm [`AlarmKind::Corrupt`](crate::AlarmKind) stands and the command would change the store.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
     /// Bytes that are not an encoded command: from a newer version, or damaged.
     #[error("malformed command: {0}")]
     Malformed(&'static str),

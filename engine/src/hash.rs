@@ -1,5 +1,6 @@
 //! A hash of what clients can see, to compare members and replays.
 
+use crate::lease::LeaseTime;
 use crate::snapshot::{FETCH_CHUNK, Records, Shared};
 use crate::tree::Span;
 use crate::{Error, Revision};
@@ -28,11 +29,14 @@ pub(crate) fn state(shared: &Shared) -> Result<u64, Error> {
             hash = mix(hash, u64::from(crc32fast::hash(&record)) << 32 | record.len() as u64);
         }
     }
-    for (id, ttl) in shared.leases.all() {
-        hash = mix(mix(hash, id as u64), ttl as u64);
+    for LeaseTime { id, ttl, remaining } in shared.leases.each() {
+        hash = mix(mix(mix(hash, id as u64), ttl as u64), remaining as u64);
         for key in shared.leases.get(id).map(|lease| lease.keys).unwrap_or_default() {
             hash = mix(hash, u64::from(crc32fast::hash(&key)));
         }
+    }
+    for alarm in &*snapshot.alarms {
+        hash = mix(mix(hash, alarm.kind.number().into()), alarm.member);
     }
     Ok(hash)
 }

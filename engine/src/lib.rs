@@ -8,6 +8,7 @@
 //! in the ring that watchers read. The backend has no log of its own: the raft log is the log, and every batch
 //! carries the position of the entry that it came from.
 
+mod alarm;
 pub mod backend;
 mod cache;
 mod clock;
@@ -30,6 +31,7 @@ mod revision;
 mod ring;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+mod size;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ mod tree;
 mod txn;
 mod watch;
 
+pub use alarm::{Alarm, AlarmAction, AlarmKind};
 pub use backend::Backend;
 pub use clock::LeaseClock;
 pub use codec::MAX_TXN_DEPTH;
@@ -44,7 +47,7 @@ pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeRespo
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use event::{Event, EventKind};
-pub use lease::{LeaseInfo, MAX_LEASE_TTL};
+pub use lease::{LeaseInfo, LeaseTime, MAX_LEASE_TTL};
 pub use memory::MemoryBackend;
 pub use reader::Reader;
 pub use revision::{Applied, Revision};

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::backend::Space;
 use crate::command::{RangeRequest, RangeResponse};
-use crate::lease::LeaseInfo;
+use crate::lease::{LeaseInfo, LeaseTime};
 use crate::range;
 use crate::snapshot::{Shared, Snapshot};
 use crate::watch::{WatchSpec, Watcher};
-use crate::{Applied, Error};
+use crate::{Alarm, Applied, Error, Revision};
 
 /// Times that a read of the newest state is repeated because a compaction overtook it.
 const RETRIES: usize = 8;
@@ -71,9 +72,10 @@ impl Reader {
         self.shared.leases.get(id)
     }
 
-    /// Every lease's id and time to live in seconds, in id order.
-    pub fn leases(&self) -> Vec<(i64, i64)> {
-        self.shared.leases.all()
+    /// Every lease, in id order, copied a bounded number at a time: the writer never waits for the whole list. A lease
+    /// that comes or goes meanwhile may or may not be among them.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseTime> + '_ {
+        self.shared.leases.each()
     }
 
     /// Number of leases.
@@ -91,9 +93,55 @@ impl Reader {
         self.shared.snapshot.load().tree.summary().garbage
     }
 
-    /// Bytes that the backend takes, estimated.
+    /// The alarms that stand, in order of kind and member.
+    pub fn alarms(&self) -> Arc<[Alarm]> {
+        Arc::clone(&self.shared.snapshot.load().alarms)
+    }
+
+    /// Bytes that the backend takes, what it holds in memory only included. Two loads: what was measured some writes
+    /// ago and what was written since; [`Reader::measure_size`] is exact.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.backend.size_bytes()
+        self.shared.size.total()
+    }
+
+    /// Bytes of [`Reader::size_bytes`] that are not free for new writes, estimated: the rest is what compaction has
+    /// left behind and the backend has not yet given back.
+    pub fn in_use_bytes(&self) -> u64 {
+        self.shared.size.in_use()
+    }
+
+    /// Asks the backend how large it is, so that [`Reader::size_bytes`] and [`Reader::in_use_bytes`] are exact at this
+    /// moment. Some microseconds.
+    pub fn measure_size(&self) {
+        self.shared.size.measure(&*self.shared.backend);
+    }
+
+    /// Rewrites the backend so that nothing of what was overwritten or deleted takes space any more. Takes as long as
+    /// the disk takes to read and write the whole store; call it from a thread of its own, reads and writes go on.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the backend fails.
+    pub fn defragment(&self) -> Result<(), Error> {
+        Space::ALL.into_iter().try_for_each(|space| self.shared.backend.compact(space, None, true))?;
+        self.measure_size();
+        Ok(())
+    }
+
+    /// Gives back the space of history that a compaction has dropped. Like [`Reader::defragment`], but rewrites only
+    /// what holds some of it.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the backend fails.
+    pub fn free_compacted(&self) -> Result<(), Error> {
+        let end = Revision { main: self.compacted_revision().saturating_add(1), sub: 0 };
+        self.shared.backend.compact(Space::Revisions, Some(&end.to_bytes()), false)?;
+        self.measure_size();
+        Ok(())
+    }
+
+    /// Ends a [`Reader::defragment`] or [`Reader::free_compacted`] that is under way, and all later ones at once.
+    pub fn interrupt(&self) {
+        self.shared.backend.interrupt();
     }
 
     /// Bytes of records held in memory.
@@ -110,6 +158,7 @@ impl Reader {
     pub fn flush(&self) -> Result<Option<Applied>, Error> {
         let applied = self.applied();
         self.shared.backend.flush()?;
+        self.measure_size();
         Ok(applied)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use crate::alarm::Alarms;
 use crate::backend::{Backend, Batch, Space};
 use crate::cache::Cache;
 use crate::compaction::Compaction;
@@ -15,9 +16,10 @@ use crate::interest::Interest;
 use crate::lease::LeaseTable;
 use crate::record::Record;
 use crate::ring::RingWriter;
+use crate::size::Size;
 use crate::snapshot::{Shared, Snapshot};
 use crate::tree::{Span, Tree};
-use crate::{Applied, Error, Revision};
+use crate::{Applied, Error, Revision, lease};
 
 const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = &[1];
@@ -68,9 +70,16 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
     };
     let tree = load_index(&*backend, state)?;
     let leases = load_leases(&*backend, &tree)?;
+    let alarms = Alarms::load(&*backend)?;
+    let size = Size::measured(&*backend);
     let ring = RingWriter::new(state.revision, options.ring_events, options.ring_bytes);
-    let snapshot =
-        Snapshot { tree: tree.clone(), revision: state.revision, compacted: state.compacted, applied: state.applied };
+    let snapshot = Snapshot {
+        tree: tree.clone(),
+        revision: state.revision,
+        compacted: state.compacted,
+        applied: state.applied,
+        alarms: Arc::clone(alarms.list()),
+    };
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         backend,
@@ -78,6 +87,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
         ring: ring.reader(),
         interest: Arc::new(Interest::new(state.revision)),
         leases,
+        size,
     });
     Ok(Engine {
         shared,
@@ -89,6 +99,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
         pending: Vec::new(),
         events: Vec::new(),
         batch: Batch::default(),
+        alarms,
         // What a crash left of the last compaction, if anything, is still in the index.
         compaction: (state.compacted >= 0 && tree.summary().garbage > 0).then(Compaction::default),
         dead: VecDeque::new(),
@@ -142,8 +153,9 @@ fn load_leases(backend: &dyn Backend, tree: &Tree) -> Result<LeaseTable, Error> 
     let leases = LeaseTable::default();
     backend.scan(Space::Leases, &[], None, &mut |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(|_| damaged("unreadable lease id"))?;
-        let ttl = value.try_into().map(i64::from_le_bytes).map_err(|_| damaged("unreadable lease"))?;
+        let (ttl, remaining) = lease::decode(value).ok_or_else(|| damaged("unreadable lease"))?;
         leases.grant(id, ttl)?;
+        leases.checkpoint(id, remaining);
         Ok(true)
     })?;
     tree.visit(Span::Range(b"", None), &mut |key, entry| {

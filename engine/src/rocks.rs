@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, LogLevel,
-    Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::Error;
@@ -17,6 +17,8 @@ use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
 /// Memory for writes that are not yet on disk: this much being filled and as much again being written out.
 const WRITE_BUFFER: usize = 16 << 20;
 const WRITE_BUFFERS: i32 = 3;
+/// What a memtable grows by; small, so that the size of a small store is told rightly.
+const ARENA_BLOCK: usize = 64 << 10;
 /// Uncompressed blocks kept for reads.
 const BLOCK_CACHE: usize = 32 << 20;
 const BLOCK: usize = 16 << 10;
@@ -56,6 +58,16 @@ impl RocksBackend {
         self.db.cf_handle(space.name()).ok_or_else(|| self.failed(format!("no column family {}", space.name())))
     }
 
+    /// The sum of integer properties over all keyspaces.
+    fn sum(&self, properties: [&str; 2]) -> u64 {
+        let of = |space: Space| {
+            let family = self.db.cf_handle(space.name())?;
+            let each = properties.iter().filter_map(|name| self.db.property_int_value_cf(family, *name).ok().flatten());
+            Some(each.sum::<u64>())
+        };
+        Space::ALL.into_iter().filter_map(of).sum()
+    }
+
     fn failed(&self, why: impl std::fmt::Display) -> Error {
         Error::Storage(format!("{}: {why}", self.path.display()))
     }
@@ -93,6 +105,7 @@ fn family_options(space: Space) -> Options {
     // Every revision that is asked for exists: a filter would cost memory and refuse nothing.
     blocks.set_cache_index_and_filter_blocks(false);
     options.set_block_based_table_factory(&blocks);
+    options.set_arena_block_size(ARENA_BLOCK);
     options.set_max_write_buffer_number(WRITE_BUFFERS);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
@@ -154,13 +167,34 @@ impl Backend for RocksBackend {
     }
 
     fn size_bytes(&self) -> u64 {
-        let properties = ["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"];
-        let of = |space: Space| {
-            let family = self.db.cf_handle(space.name())?;
-            let each = properties.iter().filter_map(|name| self.db.property_int_value_cf(family, *name).ok().flatten());
-            Some(each.sum::<u64>())
-        };
-        Space::ALL.into_iter().filter_map(of).sum()
+        self.sum(["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"])
+    }
+
+    fn in_use_bytes(&self) -> u64 {
+        self.sum(["rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables"])
+    }
+
+    fn compact(&self, space: Space, end: Option<&[u8]>, whole: bool) -> Result<(), Error> {
+        // What is only in memory is not looked at otherwise.
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        if whole {
+            // Files that the run itself made need no second rewriting.
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        }
+        options.set_exclusive_manual_compaction(false);
+        let family = self.family(space)?;
+        let failures = || self.db.property_int_value_cf(family, "rocksdb.background-errors").ok().flatten();
+        let before = failures();
+        self.db.compact_range_cf_opt(family, None::<&[u8]>, end, &options);
+        match failures() == before {
+            true => Ok(()),
+            false => Err(self.failed("a compaction failed; the LOG file there says why")),
+        }
+    }
+
+    fn interrupt(&self) {
+        self.db.cancel_all_background_work(false);
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use crate::alarm::Alarm;
 use crate::backend::{Backend, Space, SpaceKey};
 use crate::cache::Cache;
 use crate::interest::Interest;
 use crate::lease::LeaseTable;
 use crate::ring::Ring;
+use crate::size::Size;
 use crate::tree::Tree;
 use crate::{Applied, Error, Revision};
 
@@ -28,6 +30,7 @@ pub(crate) struct Snapshot {
     /// History below this revision must not be read; -1 before the first compaction.
     pub compacted: i64,
     pub applied: Option<Applied>,
+    pub alarms: Arc<[Alarm]>,
 }
 
 /// Shared by the writer, readers and watchers.
@@ -38,6 +41,7 @@ pub(crate) struct Shared {
     pub ring: Ring,
     pub interest: Arc<Interest>,
     pub leases: LeaseTable,
+    pub size: Size,
 }
 
 /// Where records come from: what has been written, and for the writer also what is about to be.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::alarm::Alarm;
 use crate::backend::Space;
 use crate::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpResponse, Outcome, Put, RangeRequest,
@@ -15,10 +16,13 @@ use crate::history::{Change, Entry};
 use crate::record::{self, Record};
 use crate::snapshot::Records;
 use crate::tree::Span;
-use crate::{Error, Revision, range, reader};
+use crate::{Error, Revision, lease, range, reader};
 
 impl Engine {
     pub(crate) fn execute(&mut self, command: &Command) -> Result<Outcome, Error> {
+        if self.alarms.any() {
+            self.alarms.check(command)?;
+        }
         match command {
             Command::Put(put) => {
                 self.check_put(put)?;
@@ -48,7 +52,7 @@ impl Engine {
             }
             &Command::LeaseGrant { id, ttl } => {
                 self.shared.leases.grant(id, ttl)?;
-                self.batch.put(Space::Leases, &id.to_be_bytes(), Bytes::copy_from_slice(&ttl.to_le_bytes()));
+                self.batch.put(Space::Leases, &id.to_be_bytes(), lease::encode(ttl, 0));
                 Ok(Outcome::LeaseGrant { revision: self.revision, id, ttl })
             }
             &Command::LeaseRevoke { id } => {
@@ -57,6 +61,15 @@ impl Engine {
                 }
                 self.batch.delete(Space::Leases, &id.to_be_bytes());
                 Ok(Outcome::LeaseRevoke { revision: self.end() })
+            }
+            &Command::Alarm { action, member, alarm } => Ok(self.alarm(action, Alarm { kind: alarm, member })),
+            Command::LeaseCheckpoint { leases } => {
+                for &(id, remaining) in leases {
+                    if let Some(ttl) = self.shared.leases.checkpoint(id, remaining) {
+                        self.batch.put(Space::Leases, &id.to_be_bytes(), lease::encode(ttl, remaining));
+                    }
+                }
+                Ok(Outcome::LeaseCheckpoint { revision: self.revision })
             }
         }
     }

@@ -119,7 +119,11 @@ fn weight(command: &Command) -> Result<usize, Error> {
             Command::Put(put) => put_weight(put),
             Command::DeleteRange(delete) => delete.range.start.len() + delete.range.end.len(),
             Command::Txn(txn) => txn_weight(txn, MAX_TXN_DEPTH).ok_or(Error::TooDeep)?,
-            Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => 0,
+            Command::LeaseCheckpoint { leases } => 16 * leases.len(),
+            Command::Compact { .. }
+            | Command::LeaseGrant { .. }
+            | Command::LeaseRevoke { .. }
+            | Command::Alarm { .. } => 0,
         })
 }
 

@@ -20,6 +20,8 @@ pub struct Status {
     pub applied: u64,
     /// Bytes of the state on disk or in the memory backend, estimated.
     pub db_size: u64,
+    /// The part of `db_size` that compaction has not freed, estimated.
+    pub db_size_in_use: u64,
     /// Bytes of the log on disk or in memory.
     pub log_size: u64,
     /// Commands that wait for a place in the log.

@@ -98,7 +98,7 @@ impl LeaseService {
         let leases = self.context.node.reader().leases();
         Ok(LeaseLeasesResponse {
             header: self.context.current_header(),
-            leases: leases.into_iter().map(|(id, _)| LeaseStatus { id }).collect(),
+            leases: leases.map(|lease| LeaseStatus { id: lease.id }).collect(),
         })
     }
 

@@ -31,9 +31,12 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
     let code = match error {
         EngineError::Compacted | EngineError::FutureRevision | EngineError::LeaseTtlTooLarge => Code::OutOfRange,
         EngineError::LeaseNotFound => Code::NotFound,
+        EngineError::NoSpace => Code::ResourceExhausted,
         EngineError::LeaseExists => Code::FailedPrecondition,
         EngineError::KeyNotFound | EngineError::DuplicateKey => Code::InvalidArgument,
-        EngineError::Storage(_) | EngineError::Malformed(_) | EngineError::OutOfOrder { .. } => Code::DataLoss,
+        EngineError::Corrupt | EngineError::Storage(_) | EngineError::Malformed(_) | EngineError::OutOfOrder { .. } => {
+            Code::DataLoss
+        }
     };
     Status::new(code, error.to_string())
 }

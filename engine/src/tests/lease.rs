@@ -21,7 +21,8 @@ fn keys(store: &Store, id: i64) -> Vec<String> {
 #[test]
 fn granting() {
     let mut store = with_leases();
-    assert_eq!(store.engine.reader().leases(), [(1, 10), (2, 20)]);
+    let leases: Vec<_> = store.engine.reader().leases().map(|lease| (lease.id, lease.ttl)).collect();
+    assert_eq!(leases, [(1, 10), (2, 20)]);
     assert_eq!(store.try_apply(Command::LeaseGrant { id: 1, ttl: 10 }), Err(Error::LeaseExists));
     let long = Command::LeaseGrant { id: 3, ttl: MAX_LEASE_TTL + 1 };
     assert_eq!(store.try_apply(long), Err(Error::LeaseTtlTooLarge));

@@ -1,5 +1,6 @@
 //! The engine as a whole: against a naive model, through crashes, under watchers and concurrent readers.
 
+mod alarm;
 mod compaction;
 mod lease;
 mod model;

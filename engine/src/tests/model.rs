@@ -1,12 +1,12 @@
 //! The store as simply as it can be written: a list of all writes, replayed for every question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use crate::command::*;
 use crate::tree::Span;
-use crate::{Error, Revision};
+use crate::{Alarm, AlarmAction, AlarmKind, Error, Revision};
 
 #[derive(Clone)]
 pub(super) struct Write {
@@ -22,13 +22,22 @@ pub(super) struct Model {
     pub revision: i64,
     pub compacted: i64,
     pub writes: Vec<Write>,
-    pub leases: BTreeMap<i64, i64>,
+    /// Granted and remaining seconds.
+    pub leases: BTreeMap<i64, (i64, i64)>,
+    pub alarms: BTreeSet<Alarm>,
     sub: u32,
 }
 
 impl Model {
     pub fn new() -> Model {
-        Model { revision: 1, compacted: -1, writes: Vec::new(), leases: BTreeMap::new(), sub: 0 }
+        Model {
+            revision: 1,
+            compacted: -1,
+            writes: Vec::new(),
+            leases: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            sub: 0,
+        }
     }
 
     pub fn state(&self, revision: i64) -> BTreeMap<Bytes, KeyValue> {
@@ -74,13 +83,31 @@ impl Model {
             | Outcome::Txn { revision, .. }
             | Outcome::Compact { revision }
             | Outcome::LeaseGrant { revision, .. }
-            | Outcome::LeaseRevoke { revision } => *revision = next.revision,
+            | Outcome::LeaseRevoke { revision }
+            | Outcome::Alarm { revision, .. }
+            | Outcome::LeaseCheckpoint { revision } => *revision = next.revision,
         }
         *self = next;
         Ok(outcome)
     }
 
+    fn alarmed(&self, kind: AlarmKind) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
     fn change(&mut self, command: &Command) -> Result<Outcome, Error> {
+        let is_data = !matches!(command, Command::Alarm { .. } | Command::LeaseCheckpoint { .. });
+        if is_data && self.alarmed(AlarmKind::Corrupt) {
+            return Err(Error::Corrupt);
+        }
+        // A put deep in either branch shows in the text as well as anywhere.
+        let adds = match command {
+            Command::Txn(txn) => format!("{txn:?}").contains("Put(Put {"),
+            command => matches!(command, Command::Put(_) | Command::LeaseGrant { .. }),
+        };
+        if adds && self.alarmed(AlarmKind::NoSpace) {
+            return Err(Error::NoSpace);
+        }
         Ok(match command {
             Command::Put(put) => Outcome::Put { revision: 0, prev_kv: self.put(put)? },
             Command::DeleteRange(delete) => {
@@ -99,7 +126,7 @@ impl Model {
             }
             Command::LeaseGrant { id, .. } if self.leases.contains_key(id) => return Err(Error::LeaseExists),
             &Command::LeaseGrant { id, ttl } => {
-                self.leases.insert(id, ttl);
+                self.leases.insert(id, (ttl, 0));
                 Outcome::LeaseGrant { revision: 0, id, ttl }
             }
             Command::LeaseRevoke { id } => {
@@ -108,6 +135,22 @@ impl Model {
                     self.write(&key, None);
                 }
                 Outcome::LeaseRevoke { revision: 0 }
+            }
+            &Command::Alarm { action, member, alarm } => {
+                let alarm = Alarm { kind: alarm, member };
+                let known = match action {
+                    AlarmAction::Activate => self.alarms.insert(alarm) || true,
+                    AlarmAction::Deactivate => self.alarms.remove(&alarm),
+                };
+                Outcome::Alarm { revision: 0, alarms: known.then_some(alarm).into_iter().collect() }
+            }
+            Command::LeaseCheckpoint { leases } => {
+                for (id, remaining) in leases {
+                    if let Some(lease) = self.leases.get_mut(id) {
+                        lease.1 = *remaining;
+                    }
+                }
+                Outcome::LeaseCheckpoint { revision: 0 }
             }
         })
     }

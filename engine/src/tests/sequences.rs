@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use super::model::Model;
 use super::{Bell, position, request};
 use crate::command::*;
-use crate::{Command, Engine, EngineOptions, Event, EventKind, MemoryBackend, WatchPoll, WatchSpec, Watcher};
+use crate::{
+    AlarmAction, AlarmKind, Command, Engine, EngineOptions, Event, EventKind, MemoryBackend, WatchPoll, WatchSpec,
+    Watcher,
+};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -148,6 +151,13 @@ fn contains(range: &KeyRange, key: &Bytes) -> bool {
     }
 }
 
+/// Alarms are ended more often than raised, so that most commands have their way.
+fn an_alarm() -> impl Strategy<Value = Command> {
+    let action = prop_oneof![2 => Just(AlarmAction::Activate), 3 => Just(AlarmAction::Deactivate)];
+    let alarm = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt)];
+    (action, 1..3u64, alarm).prop_map(|(action, member, alarm)| Command::Alarm { action, member, alarm })
+}
+
 pub(super) fn a_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => a_put().prop_map(Command::Put),
@@ -156,6 +166,8 @@ pub(super) fn a_command() -> impl Strategy<Value = Command> {
         1 => (0..40i64).prop_map(|revision| Command::Compact { revision }),
         2 => (1..4i64, 1..100i64).prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
         1 => (1..4i64).prop_map(|id| Command::LeaseRevoke { id }),
+        1 => vec((1..4i64, 0..50i64), 0..3).prop_map(|leases| Command::LeaseCheckpoint { leases }),
+        1 => an_alarm(),
     ]
 }
 
@@ -243,7 +255,9 @@ fn check_reads(engine: &Engine, model: &Model, requests: &[RangeRequest]) {
         let expected = model.range(&everything).map(|response| (model.revision, response));
         assert_eq!(reader.range(&everything), expected, "everything at {revision}");
     }
-    assert_eq!(reader.leases(), model.leases.clone().into_iter().collect::<Vec<_>>());
+    let leases: Vec<_> = reader.leases().map(|lease| (lease.id, (lease.ttl, lease.remaining))).collect();
+    assert_eq!(leases, model.leases.clone().into_iter().collect::<Vec<_>>());
+    assert!(reader.alarms().iter().eq(&model.alarms));
     for &id in model.leases.keys() {
         assert_eq!(reader.lease(id).unwrap().keys, model.keys_of(id), "lease {id}");
     }
@@ -350,7 +364,7 @@ proptest! {
             *version = 1;
         }
         if let Some(tag) = bytes.get_mut(1) {
-            *tag %= 8;
+            *tag %= 10;
         }
         let _ = Command::decode(&bytes.into());
     }

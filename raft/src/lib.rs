@@ -9,6 +9,7 @@ mod clock;
 mod codec;
 mod compaction;
 mod config;
+mod defrag;
 mod dir;
 mod error;
 mod leases;

@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 use kelson_engine::{Command, Outcome, Reader};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Duration, timeout},
 };
 
 use crate::{
     Config, Error, Member, Status,
     barrier::Barrier,
+    defrag::Defrag,
     leases::Leases,
     log::LogStore,
     queue::Queue,
@@ -19,6 +20,9 @@ use crate::{
     state::StateMachine,
     types::Types,
 };
+
+/// How long a defragmentation waits for the log's front to go before it rewrites that too.
+const PURGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// openraft's handle with this crate's types.
 pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
@@ -38,6 +42,9 @@ pub(crate) struct Inner {
     pub(crate) leases: Arc<Leases>,
     /// Whether a compaction has something left to free.
     pub(crate) compacting: watch::Receiver<bool>,
+    pub(crate) defrag: Defrag,
+    /// Asks for a flush of the state, after which the log in front of it goes.
+    pub(crate) flush: Arc<Notify>,
     pub(crate) reader: Reader,
     pub(crate) log: LogStore,
     pub(crate) failure: Arc<OnceLock<Error>>,
@@ -122,6 +129,7 @@ impl Node {
             committed: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
             db_size: 0,
+            db_size_in_use: 0,
             log_size: 0,
             pending: inner.queue.len() as u64,
             syncs: inner.log.shared().syncs.snapshot(),
@@ -129,7 +137,9 @@ impl Node {
         };
         // The guard blocks raft: what may take long is asked without it.
         drop(metrics);
+        inner.reader.measure_size();
         status.db_size = inner.reader.size_bytes();
+        status.db_size_in_use = inner.reader.in_use_bytes();
         status.log_size = inner.log.size();
         status
     }
@@ -162,14 +172,34 @@ impl Node {
         self.inner.leases.remaining(id)
     }
 
-    /// Returns when no compaction has anything left to free here: what etcd calls a physical compaction.
+    /// Returns when no compaction has anything left to free here and the files hold nothing of it any more: what etcd
+    /// calls a physical compaction.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the node ends before.
+    /// [`Error::Stopped`] when the node ends before, [`Error::Engine`] when the disk fails.
     pub async fn compaction_done(&self) -> Result<(), Error> {
         let mut compacting = self.inner.compacting.clone();
         let done = compacting.wait_for(|pending| !pending).await.map(drop);
-        done.map_err(|_| self.explain(Error::Stopped))
+        done.map_err(|_| self.explain(Error::Stopped))?;
+        self.inner.defrag.compacted().await.map_err(|e| self.explain(e))
+    }
+
+    /// Rewrites state and log so that the space of what was overwritten, deleted or compacted away is given back.
+    /// Reads and writes go on; a second call waits for the first. Needs free space on disk for a second copy of what is
+    /// being rewritten, and as much time as reading and writing it takes.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] and [`Error::Storage`] when the disk fails, [`Error::Stopped`] when the node ends before.
+    pub async fn defragment(&self) -> Result<(), Error> {
+        // First the log's front goes, so that it need not be rewritten. Nothing is lost when that takes too long.
+        let upto = self.inner.reader.applied().map(|applied| applied.index);
+        self.inner.flush.notify_one();
+        let mut metrics = self.inner.metrics.clone();
+        let purged = async {
+            while metrics.borrow_watched().purged.map(|id| id.index) < upto && metrics.changed().await.is_ok() {}
+        };
+        let _ = timeout(PURGE_PATIENCE, purged).await;
+        self.inner.defrag.whole().await.map_err(|e| self.explain(e))
     }
 
     /// Whether this member leads at present.

@@ -20,6 +20,7 @@ use crate::{
     barrier::{self, Barrier},
     codec::Identity,
     compaction::{self, Compaction},
+    defrag::Defrag,
     dir::DataDir,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
@@ -125,13 +126,14 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     let tasks = vec![
         tokio::spawn(barrier::run(raft.clone(), barrier.clone())),
         tokio::spawn(compaction::run(raft.clone(), compaction.clone())),
-        tokio::spawn(flush_when_wanted(raft.clone(), wanted)),
+        tokio::spawn(flush_when_wanted(raft.clone(), wanted.clone())),
         tokio::spawn(revoker.run()),
     ];
     let proposer = tokio::spawn(proposer::run(raft.clone(), queue.clone(), limits));
     let failure = Arc::new(OnceLock::new());
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);
+    let defrag = Defrag::new(reader.clone(), log.clone());
     let background = Background {
         raft: raft.clone(),
         queue: queue.clone(),
@@ -139,6 +141,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
         proposer,
         tasks,
         reader: reader.clone(),
+        defrag: defrag.clone(),
         log_thread,
         parts,
         failure: failure.clone(),
@@ -153,6 +156,8 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
         barrier,
         leases,
         compacting,
+        defrag,
+        flush: wanted,
         reader,
         log,
         failure,
@@ -258,6 +263,7 @@ struct Background {
     proposer: tokio::task::JoinHandle<()>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     reader: Reader,
+    defrag: Defrag,
     log_thread: LogThread,
     parts: Parts,
     failure: Arc<OnceLock<Error>>,
@@ -305,6 +311,7 @@ impl Background {
             None => flush(self.reader).await,
         };
         self.log_thread.stop();
+        self.defrag.stop().await;
         End { parts: self.parts, how, ended: self.ended }
     }
 }

@@ -59,6 +59,14 @@ pub(crate) trait Disk: Send + Sync + 'static {
     /// Records of a range in order, stopping before the one that would exceed `max_bytes` (never before the first).
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<(u64, Bytes)>>;
 
+    /// Gives back what purged entries still take. Writes and reads go on meanwhile.
+    fn compact(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Ends a [`Disk::compact`] that is under way, and all later ones.
+    fn interrupt(&self) {}
+
     /// Bytes taken up.
     fn size(&self) -> u64;
 

@@ -109,6 +109,16 @@ impl LogStore {
         self.0.disk.size()
     }
 
+    /// Gives back what purged entries still take.
+    pub(crate) fn compact(&self) -> io::Result<()> {
+        self.0.disk.compact()
+    }
+
+    /// Ends a [`LogStore::compact`] that is under way.
+    pub(crate) fn interrupt(&self) {
+        self.0.disk.interrupt();
+    }
+
     fn send(&self, request: Request) -> io::Result<()> {
         self.0.requests.send(request).map_err(|_| io::Error::other(format!("{} is closed", self.0.disk.place())))
     }

@@ -138,6 +138,17 @@ impl Disk for RocksDisk {
         Ok(found)
     }
 
+    fn compact(&self) -> io::Result<()> {
+        // With the memtable goes the write-ahead log that it was kept for.
+        self.db.flush().map_err(|e| failed(&self.path, &e))?;
+        self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        Ok(())
+    }
+
+    fn interrupt(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
     fn size(&self) -> u64 {
         let mut bytes = 0;
         if let Ok(files) = std::fs::read_dir(&self.path) {

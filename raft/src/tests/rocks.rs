@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use kelson_engine::Command;
+
 use super::{
     config, dump, keys,
     suite::{Builder, passes_up_to_transfer},
@@ -78,6 +80,65 @@ async fn a_second_node_is_kept_out_and_the_first_goes_on() {
     assert_eq!(Node::open(in_dir(dir.path())).await.err(), Some(Error::InUse(dir.path().to_owned())));
     write(&node, "key", "value").await;
     assert_eq!(keys(&node), ["key"]);
+    node.shutdown().await.unwrap();
+}
+
+/// Overwrites a few keys until the state takes some megabytes; values do not compress.
+async fn churn(node: &Node) -> i64 {
+    let mut seed = 1_u64;
+    let mut revision = 0;
+    for i in 0..600 {
+        let value: String = (0..1000)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b' ' + (seed >> 33) as u8 % 90)
+            })
+            .collect();
+        revision = write(node, format!("key{}", i % 10), value).await;
+    }
+    revision
+}
+
+#[tokio::test]
+async fn a_physical_compaction_returns_when_the_space_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(in_dir(dir.path())).await.unwrap();
+    let revision = churn(&node).await;
+    let before = node.status();
+    assert!(before.db_size > 500_000 && before.db_size_in_use <= before.db_size, "{before:?}");
+    node.propose(Command::Compact { revision }).await.unwrap();
+    node.compaction_done().await.unwrap();
+    let after = node.status();
+    assert!(after.db_size < before.db_size / 4, "{} of {}", after.db_size, before.db_size);
+    assert_eq!(keys(&node).len(), 10);
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_defragmentation_shrinks_state_and_log_while_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(in_dir(dir.path())).await.unwrap();
+    let revision = churn(&node).await;
+    let before = node.status();
+    node.propose(Command::Compact { revision }).await.unwrap();
+    let (one, other) = (node.clone(), node.clone());
+    let both = tokio::spawn(async move { tokio::join!(one.defragment(), other.defragment()) });
+    let mut written = 0;
+    while !both.is_finished() || written < 10 {
+        write(&node, "beside", format!("{written}")).await;
+        written += 1;
+    }
+    let (one, other) = both.await.unwrap();
+    (one.unwrap(), other.unwrap());
+    node.compaction_done().await.unwrap();
+    let after = node.status();
+    assert!(after.db_size < before.db_size / 2, "state: {} of {}", after.db_size, before.db_size);
+    assert!(after.log_size < before.log_size / 2, "log: {} of {}", after.log_size, before.log_size);
+    let expected = dump(&node);
+    node.shutdown().await.unwrap();
+    drop(node);
+    let node = Node::open(in_dir(dir.path())).await.unwrap();
+    assert_eq!(dump(&node), expected);
     node.shutdown().await.unwrap();
 }
 

@@ -23,13 +23,11 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
         "/health" | "/version" | "/metrics" => None,
         _ => match checks(path) {
             Some(checks) => Some(checks),
-            None => return answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+            None => return not_found(),
         },
     };
     if request.method() != Method::GET {
-        let mut refused = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-        return refused;
+        return only("GET");
     }
     match (path, checks) {
         (_, Some(checks)) => probe(context, query, &checks).await,
@@ -37,6 +35,33 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
         ("/metrics", _) => answer(StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(context)),
         _ => health(context, query).await,
     }
+}
+
+/// Answers one request of a listener for metrics: what says how the server is, and nothing else.
+pub(crate) async fn metrics<B>(context: &Context, request: &Request<B>) -> Response<Body> {
+    let path = request.uri().path();
+    if matches!(path, "/health" | "/metrics") || checks(path).is_some() {
+        serve(context, request).await
+    } else {
+        not_found()
+    }
+}
+
+/// The answer to what is not gRPC on a port that serves gRPC alone.
+pub(crate) fn not_grpc() -> Response<Body> {
+    answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT, "this port serves gRPC alone; see --listen-client-http-urls\n")
+}
+
+/// What Go's library answers where there is nothing.
+pub(crate) fn not_found() -> Response<Body> {
+    answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
+}
+
+/// Refuses a method; the one that there is goes into the answer.
+pub(crate) fn only(method: &'static str) -> Response<Body> {
+    let mut refused = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
+    refused
 }
 
 /// The checks behind a path: all of a kind, or one by its name.
@@ -53,7 +78,7 @@ fn checks(path: &str) -> Option<Vec<Check>> {
     }
 }
 
-fn version() -> String {
+pub(crate) fn version() -> String {
     format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{CLUSTER_VERSION}","storage":"{CLUSTER_VERSION}"}}"#)
 }
 
@@ -110,7 +135,7 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     pairs.filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::new(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -1,7 +1,7 @@
 //! The etcd v3 services, health and metrics on a raft handle, and the local store.
 //!
-//! [`serve`] is the client port: what an unmodified etcd client sees. [`LocalStore`] is the same store for callers in
-//! the same process. Neither knows how commands are ordered or stored.
+//! [`serve`] is the client port: what an unmodified etcd client sees; [`serve_all`] adds etcd's other listeners.
+//! [`LocalStore`] is the same store for callers in the same process. None of them knows how commands are ordered or stored.
 
 mod background;
 mod batch;
@@ -13,11 +13,13 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod listener;
 mod local;
 mod maintenance;
 mod member;
 mod metrics;
 mod options;
+mod peers;
 mod read_txn;
 mod reads;
 mod refusal;
@@ -30,7 +32,10 @@ mod watch;
 
 pub use context::ETCD_VERSION;
 pub use error::Error;
+pub use listener::{Listener, Serves, Socket};
 pub use local::LocalStore;
 pub use options::{AutoCompaction, ServerOptions};
-pub use server::serve;
-pub use tls::server_tls;
+pub use server::{serve, serve_all};
+pub use tls::{
+    Allowed, PeerCertificates, TlsFiles, TlsOptions, TlsSource, TlsVersion, server_tls, supported_cipher_suites,
+};

@@ -51,6 +51,10 @@ pub struct ServerOptions {
     pub auto_compaction: AutoCompaction,
     /// What a stop waits for requests under way before it cuts them off.
     pub shutdown_grace: Duration,
+    /// A connection that says nothing for so long is asked whether it lives ...
+    pub keep_alive: Duration,
+    /// ... and cut off when it does not answer within this.
+    pub keep_alive_timeout: Duration,
     /// Serve TLS with this configuration. Protocol negotiation is added to it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -68,6 +72,8 @@ impl Default for ServerOptions {
             quota_bytes: 0,
             auto_compaction: AutoCompaction::Off,
             shutdown_grace: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(20),
             tls: None,
         }
     }

@@ -20,8 +20,10 @@ use crate::health::HealthService;
 use crate::http as plain;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
+use crate::listener::Serves;
 use crate::maintenance::MaintenanceService;
 use crate::member::ClusterService;
+use crate::peers;
 use crate::watch::WatchService;
 
 /// All services of the port.
@@ -54,8 +56,16 @@ impl Router {
         }
     }
 
-    /// Answers one request; what goes wrong is in the answer.
-    pub(crate) async fn route(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request of a listener that serves `serves`; what goes wrong is in the answer.
+    pub(crate) async fn route(&self, serves: Serves, request: Request<Incoming>) -> Response<Body> {
+        match serves {
+            Serves::Everything => {}
+            Serves::Grpc if is_grpc(request.headers().get(CONTENT_TYPE)) => {}
+            Serves::Grpc => return plain::not_grpc(),
+            Serves::Http => return plain::serve(&self.context, &request).await,
+            Serves::Metrics => return plain::metrics(&self.context, &request).await,
+            Serves::Peers => return peers::serve(&self.context, &request),
+        }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let response = match service {
             "etcdserverpb.KV" => return sized(self.kv.clone().call(request).await),

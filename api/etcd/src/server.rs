@@ -1,6 +1,7 @@
-//! The client port: gRPC and plain HTTP on one listener, with and without TLS.
+//! The listeners: gRPC and plain HTTP, with and without TLS, over TCP and Unix sockets.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,17 +13,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use kelson_raft::Node;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
 use crate::background;
 use crate::context::Context;
+use crate::listener::{Listener, Serves, Socket};
 use crate::options::ServerOptions;
 use crate::router::Router;
+use crate::tls::{Fixed, PeerCertificates, TlsSource};
 
 /// HTTP/2 flow control windows in bytes. The default of 64 KiB makes a client with many small requests, or a few large
 /// ones, wait for window updates.
@@ -32,9 +36,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 const MAX_FRAME: u32 = 64 << 10;
 
-/// A connection that says nothing is asked whether it lives, and cut off without an answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections at a time for metrics and peers, apart from the clients': they are answered when those are too many.
+const OTHER_CONNECTIONS: usize = 512;
 
 /// Bound on a TLS handshake, and on the head of an HTTP/1 request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -44,10 +47,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// So many failures in a row mean that the listener is dead.
 const ACCEPT_FAILURES: u32 = 200;
 
-/// Serves etcd's API on `listener` until `shutdown` is cancelled.
-///
-/// Then watches and other open streams are ended at once, requests under way are answered within
-/// [`ServerOptions::shutdown_grace`], and what still lasts is cut off. The node is left running.
+/// Serves etcd's API on `listener` until `shutdown` is cancelled; see [`serve_all`].
 ///
 /// # Errors
 /// [`Error::Accept`] where the listener fails for good.
@@ -57,9 +57,28 @@ pub async fn serve(
     options: ServerOptions,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let connections = Arc::new(Semaphore::new(options.max_connections.max(1)));
+    let tls = options.tls.as_deref().map(|config| Arc::new(Fixed::new(config)) as Arc<dyn TlsSource>);
+    let listener = Listener { socket: Socket::Tcp(listener), serves: Serves::Everything, tls };
+    serve_all(node, vec![listener], options, shutdown).await
+}
+
+/// Serves on all of `listeners` until `shutdown` is cancelled or one of them fails. [`ServerOptions::tls`] is for
+/// [`serve`]: here each listener has its own.
+///
+/// Then watches and other open streams are ended at once, requests under way are answered within
+/// [`ServerOptions::shutdown_grace`], and what still lasts is cut off. The node is left running.
+///
+/// # Errors
+/// [`Error::Accept`] where a listener fails for good.
+pub async fn serve_all(
+    node: Node,
+    listeners: Vec<Listener>,
+    options: ServerOptions,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let clients = Arc::new(Semaphore::new(options.max_connections.max(1)));
+    let others = Arc::new(Semaphore::new(OTHER_CONNECTIONS));
     let server = Arc::new(Server {
-        tls: options.tls.as_deref().map(acceptor),
         http: http(&options),
         grace: options.shutdown_grace,
         cut: CancellationToken::new(),
@@ -68,16 +87,32 @@ pub async fn serve(
     let router = Arc::new(Router::new(server.context.clone()));
     let tasks = TaskTracker::new();
     tasks.spawn(background::compact(server.context.clone()));
-    let end = accept(&listener, &shutdown, &connections, |stream, permit| {
-        let (server, router) = (server.clone(), router.clone());
-        tasks.spawn(async move {
-            server.connection(stream, router).await;
-            drop(permit);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let door = Arc::new(Door { serves: listener.serves, tls: listener.tls, router: router.clone() });
+        let is_clients = matches!(door.serves, Serves::Everything | Serves::Grpc | Serves::Http);
+        let connections = if is_clients { clients.clone() } else { others.clone() };
+        let (server, tasks, shutdown) = (server.clone(), tasks.clone(), shutdown.clone());
+        accepting.spawn(async move {
+            let take = |stream, permit| {
+                let (server, door) = (server.clone(), door.clone());
+                tasks.spawn(async move {
+                    match stream {
+                        Stream::Tcp(stream, from) => server.connection(stream, Some(from), &door).await,
+                        Stream::Unix(stream) => server.connection(stream, None, &door).await,
+                    }
+                    drop(permit);
+                });
+            };
+            accept(&listener.socket, &shutdown, &connections, take).await
         });
-    })
-    .await;
-    drop(listener);
-    // A listener that failed ends the server as a shutdown does.
+    }
+    let mut end = Ok(());
+    while let Some(ended) = accepting.join_next().await {
+        // A listener that failed ends the server as a shutdown does.
+        shutdown.cancel();
+        end = end.and(ended.unwrap_or_else(|panic| Err(Error::Accept(std::io::Error::other(panic)))));
+    }
     shutdown.cancel();
     tasks.close();
     if tokio::time::timeout(server.grace, tasks.wait()).await.is_err() {
@@ -91,16 +126,22 @@ pub async fn serve(
 struct Server {
     context: Arc<Context>,
     http: auto::Builder<TokioExecutor>,
-    tls: Option<TlsAcceptor>,
     grace: Duration,
     /// Cancelled when the grace is over.
     cut: CancellationToken,
 }
 
-fn acceptor(config: &rustls::ServerConfig) -> TlsAcceptor {
-    let mut config = config.clone();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+/// What the connections of one listener have in common.
+struct Door {
+    serves: Serves,
+    tls: Option<Arc<dyn TlsSource>>,
+    router: Arc<Router>,
+}
+
+/// A connection as it was accepted.
+enum Stream {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
 }
 
 fn http(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
@@ -115,23 +156,27 @@ fn http(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(options.max_streams_per_connection)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        .keep_alive_interval(options.keep_alive)
+        .keep_alive_timeout(options.keep_alive_timeout);
     builder
 }
 
 /// Hands over connections until the shutdown.
 async fn accept(
-    listener: &TcpListener,
+    socket: &Socket,
     shutdown: &CancellationToken,
     connections: &Arc<Semaphore>,
-    mut take: impl FnMut(TcpStream, tokio::sync::OwnedSemaphorePermit),
+    mut take: impl FnMut(Stream, OwnedSemaphorePermit),
 ) -> Result<(), Error> {
     let mut failures = 0;
     loop {
         let next = async {
             let permit = connections.clone().acquire_owned().await;
-            (permit, listener.accept().await)
+            let stream = match socket {
+                Socket::Tcp(listener) => listener.accept().await.map(|(stream, from)| Stream::Tcp(stream, from)),
+                Socket::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            };
+            (permit, stream)
         };
         let (permit, accepted) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -140,10 +185,10 @@ async fn accept(
         // The semaphore is never closed.
         let Ok(permit) = permit else { return Ok(()) };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 failures = 0;
                 // Without it small answers wait for acknowledgements; a connection that refuses is as good as gone.
-                if stream.set_nodelay(true).is_ok() {
+                if !matches!(&stream, Stream::Tcp(stream, _) if stream.set_nodelay(true).is_err()) {
                     take(stream, permit);
                 }
             }
@@ -160,18 +205,24 @@ async fn accept(
 }
 
 impl Server {
-    async fn connection(&self, stream: TcpStream, router: Arc<Router>) {
+    async fn connection<S>(&self, stream: S, from: Option<SocketAddr>, door: &Door)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let counters = self.context.metrics.counters();
         counters.connections.fetch_add(1, Relaxed);
-        match &self.tls {
-            None => self.speak(stream, router).await,
+        match &door.tls {
+            None => self.speak(stream, door, None).await,
             Some(tls) => {
-                let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(stream));
+                let handshake = tokio::time::timeout(HANDSHAKE, handshake(stream, &**tls));
                 tokio::select! {
                     () = self.context.shutdown.cancelled() => {}
                     done = handshake => match done {
-                        Ok(Ok(stream)) => self.speak(stream, router).await,
-                        Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
+                        Ok(Ok(stream)) => {
+                            let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificates::new);
+                            self.speak(stream, door, peer).await;
+                        }
+                        Ok(Err(failed)) => failed.tell(from, door.serves),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
                     },
                 }
@@ -180,10 +231,17 @@ impl Server {
         counters.connections.fetch_sub(1, Relaxed);
     }
 
-    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Arc<Router>) {
-        let service = service_fn(move |request: http::Request<Incoming>| {
+    async fn speak<S>(&self, stream: S, door: &Door, peer: Option<PeerCertificates>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (router, serves) = (door.router.clone(), door.serves);
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
             let router = router.clone();
-            async move { Ok::<_, Infallible>(router.route(request).await) }
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            async move { Ok::<_, Infallible>(router.route(serves, request).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
@@ -200,5 +258,40 @@ impl Server {
             // Clients that go away without a word are no fault of ours.
             tracing::debug!("a connection ended: {error}");
         }
+    }
+}
+
+/// A handshake that failed, and the server name that the client asked for.
+struct Failed {
+    error: std::io::Error,
+    server_name: String,
+}
+
+/// Speaks TLS as the source says at this moment.
+async fn handshake<S>(stream: S, tls: &dyn TlsSource) -> Result<tokio_rustls::server::TlsStream<S>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let began = LazyConfigAcceptor::new(Default::default(), stream).await;
+    let began = began.map_err(|error| Failed { error, server_name: String::new() })?;
+    let server_name = began.client_hello().server_name().unwrap_or_default().to_owned();
+    began.into_stream(tls.config()).await.map_err(|error| Failed { error, server_name })
+}
+
+impl Failed {
+    /// Says it as etcd does. Who goes away without a word, as probes of a port do, is not worth a warning.
+    fn tell(self, from: Option<SocketAddr>, serves: Serves) {
+        let Failed { error, server_name } = self;
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            return tracing::debug!("a connection ended before its TLS handshake");
+        }
+        let from = from.map(|from| from.to_string()).unwrap_or_default();
+        let end = if serves == Serves::Peers { "peer" } else { "client" };
+        tracing::warn!(
+            "remote-addr" = from,
+            "server-name" = server_name,
+            %error,
+            "rejected connection on {end} endpoint"
+        );
     }
 }

@@ -190,7 +190,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`] when the backend fails.
     pub fn state_hash(&self) -> Result<u64, Error> {
-        hash::state(&self.shared)
+        hash::state(&self.shared).map(|(hash, _)| hash)
     }
 }
 

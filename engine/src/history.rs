@@ -196,6 +196,11 @@ impl Entry {
         (self.dead(revision)..self.versions()).map(|index| self.version(index))
     }
 
+    /// Whether the write at `at` is among [`Entry::kept`].
+    pub fn keeps(&self, at: Revision, revision: i64) -> bool {
+        self.kept(revision).map(|version| version.at).take_while(|kept| *kept <= at).any(|kept| kept == at)
+    }
+
     /// Drops what a compaction at `revision` allows to drop and reports it, oldest first; `true` if nothing is left.
     pub fn trim(&mut self, revision: i64, dropped: &mut impl Extend<Revision>) -> bool {
         let dead = self.dead(revision);

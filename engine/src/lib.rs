@@ -47,6 +47,7 @@ pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeRespo
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use event::{Event, EventKind};
+pub use hash::HashKv;
 pub use lease::{LeaseInfo, LeaseTime, MAX_LEASE_TTL};
 pub use memory::MemoryBackend;
 pub use reader::Reader;

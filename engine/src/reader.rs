@@ -11,7 +11,7 @@ use crate::watch::{WatchSpec, Watcher};
 use crate::{Alarm, Applied, Error, Revision};
 
 /// Times that a read of the newest state is repeated because a compaction overtook it.
-const RETRIES: usize = 8;
+pub(crate) const RETRIES: usize = 8;
 
 /// A handle on the published state. Cheap to clone; every call sees the newest published revision, and one call sees
 /// one revision only.

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod compaction;
+mod hash;
 mod lease;
 mod model;
 mod observed;

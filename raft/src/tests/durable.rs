@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kelson_engine::MemoryBackend;
 
-use super::{TestDisk, config, dump, eventually, keys, open, put, write};
+use super::{TestDisk, config, dump, eventually, keys, open, poll::chance_to_go_wrong, put, write};
 use crate::Error;
 
 #[tokio::test]
@@ -16,9 +16,7 @@ async fn no_answer_and_nothing_to_read_before_the_sync() {
     let other = node.clone();
     let waiting = tokio::spawn(async move { other.propose(put("held", "2")).await });
     eventually("the write reaches the disk", || disk.stuck() == 1).await;
-    // Everything that could answer too early runs within this time; a slow machine only makes the test weaker.
-    // Not a wait: nothing is to happen.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    chance_to_go_wrong().await;
     assert!(!waiting.is_finished(), "answered before the sync");
     assert_eq!(keys(&node), ["before"], "readable before the sync");
     node.read_barrier().await.unwrap();

@@ -6,6 +6,7 @@ mod disk;
 mod durable;
 mod expiry;
 mod lifecycle;
+mod poll;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod suite;
@@ -23,11 +24,11 @@ use kelson_engine::{
     command::{KeyRange, KeyValue, Put, RangeRequest, SortOrder, SortTarget},
 };
 
-use self::disk::TestDisk;
+use self::{
+    disk::TestDisk,
+    poll::{DEADLINE, eventually},
+};
 use crate::{Clock, Config, Data, Error, Node, start::Parts};
-
-/// Longest that anything in these tests may take before it counts as stuck.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A clock that stands until it is turned.
 #[derive(Debug, Default)]
@@ -86,14 +87,4 @@ fn dump(node: &Node) -> Vec<KeyValue> {
 
 fn keys(node: &Node) -> Vec<String> {
     dump(node).iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
-}
-
-/// Polls until a condition holds.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let patience = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }

@@ -68,17 +68,11 @@ async fn a_namespace_is_furnished_and_emptied() {
     let cluster = Cluster::with(1, config).await;
     cluster.create(&Gvr::NAMESPACES, json!({"metadata": {"name": "team", "namespace": ""}})).await;
     let read = async |gvr: &Gvr, name: &str| cluster.client.get::<Value>(gvr, "team", name).await;
-    let begun = Instant::now();
-    loop {
-        let account = read(&Gvr::SERVICE_ACCOUNTS, "default").await;
-        let map = read(&Gvr::CONFIG_MAPS, "kube-root-ca.crt").await;
-        if let (Ok(_), Ok(map)) = (account, map) {
-            assert_eq!(map["data"]["ca.crt"], "PEM");
-            break;
-        }
-        assert!(begun.elapsed() < DEADLINE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let map = poll::until("the namespace's account and CA", async || {
+        read(&Gvr::SERVICE_ACCOUNTS, "default").await?;
+        read(&Gvr::CONFIG_MAPS, "kube-root-ca.crt").await
+    });
+    assert_eq!(map.await["data"]["ca.crt"], "PEM");
     let mut object = deployment(3);
     object["metadata"]["namespace"] = json!("team");
     cluster.create(&Gvr::DEPLOYMENTS, object).await;
@@ -112,7 +106,7 @@ async fn two_candidates_never_lead_together() {
             election
                 .lead(stop, async |_| {
                     assert_eq!(leading.fetch_add(1, Ordering::SeqCst), 0);
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    poll::beat(Duration::from_millis(100)).await;
                     leading.fetch_sub(1, Ordering::SeqCst);
                     terms.send(identity).unwrap();
                     Ok(())

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod nodes;
+mod poll;
 mod services;
 mod workloads;
 
@@ -23,9 +24,6 @@ use crate::error::Error;
 use crate::informer::Informer;
 use crate::queue::{Key, Queue};
 use crate::view::{Phase, Pod};
-
-/// How long a state may take to come about.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A cluster with all controllers running; ends when dropped.
 struct Cluster {
@@ -178,28 +176,20 @@ impl Cluster {
 
     /// Waits for an object to be as wanted.
     async fn until(&self, gvr: &Gvr, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
+        poll::until(&format!("{} {name}", gvr.kind), async || {
             let found = self.get(gvr, name).await;
-            if wanted(&found) {
-                return found;
-            }
-            assert!(begun.elapsed() < DEADLINE, "{} {name} is {found:#}", gvr.kind);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if wanted(&found) { Ok(found) } else { Err(found) }
+        })
+        .await
     }
 
     /// Waits for a list to be as wanted.
     async fn until_list(&self, gvr: &Gvr, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let begun = Instant::now();
-        loop {
+        poll::until(gvr.resource, async || {
             let found = self.list(gvr).await;
-            if wanted(&found) {
-                return found;
-            }
-            assert!(begun.elapsed() < DEADLINE, "{} {}: {:#?}", found.len(), gvr.resource, found.first());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if wanted(&found) { Ok(found) } else { Err((found.len(), found.into_iter().next())) }
+        })
+        .await
     }
 }
 

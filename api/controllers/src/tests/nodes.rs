@@ -21,8 +21,7 @@ async fn renew(client: Client, node: &'static str, stop: CancellationToken) {
         let patch = json!({"spec": {"renewTime": timestamp::format_micro(std::time::SystemTime::now())}});
         let kind = PatchKind::Merge;
         client.patch::<IgnoredAny>(&Gvr::LEASES, "kube-node-lease", node, "", kind, &patch).await.unwrap();
-        // Not a wait: the rhythm of a kubelet.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        poll::beat(Duration::from_millis(100)).await;
     }
 }
 

@@ -1,0 +1,26 @@
+//! The one place of these tests that sleeps.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+/// Longest that a state may take to come about.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Looks until it is `Ok`; past the deadline panics with `what` and the last `Err`.
+pub async fn until<T, E: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let begun = Instant::now();
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(last) => assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}; last seen: {last:#?}"),
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Lets time pass for whoever plays a part that takes time: a kubelet's rhythm, a term as leader. Never for a state.
+pub async fn beat(time: Duration) {
+    tokio::time::sleep(time).await;
+}

@@ -1,0 +1,21 @@
+//! The one place of these tests that sleeps.
+
+use std::time::Duration;
+
+/// Longest that anything in these tests may take before it counts as stuck.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Polls until a condition holds.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let patience = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// Time enough for everything that could answer too early. A slow machine only makes the test weaker.
+pub async fn chance_to_go_wrong() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

@@ -119,10 +119,11 @@ pub(crate) fn execute(
     let more = limit.is_some_and(|limit| hits.len() > limit);
     hits.truncate(limit.unwrap_or(usize::MAX));
     load(&mut hits, records, |hit| !request.keys_only || !hit.known)?;
-    Ok(RangeResponse { kvs: finish(hits, request.keys_only), more, count })
+    Ok(RangeResponse { kvs: finish(hits, request.keys_only, target == SortTarget::Value), more, count })
 }
 
-fn finish(hits: Vec<Hit>, keys_only: bool) -> Vec<KeyValue> {
+/// As in etcd, keys without values have no leases either, but for those that were sorted by value.
+fn finish(hits: Vec<Hit>, keys_only: bool, leases: bool) -> Vec<KeyValue> {
     if !keys_only {
         return hits.into_iter().map(|hit| hit.kv).collect();
     }
@@ -130,7 +131,8 @@ fn finish(hits: Vec<Hit>, keys_only: bool) -> Vec<KeyValue> {
     let mut keys = BytesMut::with_capacity(hits.iter().map(|hit| hit.key.len()).sum());
     let bare = hits.into_iter().map(|hit| {
         keys.extend_from_slice(hit.key);
-        KeyValue { key: keys.split().freeze(), value: Default::default(), lease: 0, ..hit.kv }
+        let lease = if leases { hit.kv.lease } else { 0 };
+        KeyValue { key: keys.split().freeze(), value: Default::default(), lease, ..hit.kv }
     });
     bare.collect()
 }

@@ -212,6 +212,10 @@ impl Engine {
         for op in branch(txn, path) {
             match op {
                 Op::Put(put) => self.check_put(put)?,
+                // Unlike in a read by itself, below zero is no name for the present here.
+                Op::Range(request) if request.revision < 0 && request.revision < self.compacted => {
+                    return Err(Error::Compacted);
+                }
                 Op::Range(request) => _ = reader::read_revision(request, self.revision, self.compacted)?,
                 Op::Txn(nested) => self.check_txn(nested, path)?,
                 Op::DeleteRange(_) => {}

@@ -57,6 +57,11 @@ async fn at(reads: &Reads, txn: &Txn, revision: i64) -> Result<TxnResponse, Erro
         // There is nothing but reads, which was asked before.
         let Op::Range(range) = op else { continue };
         let mut range = range.clone();
+        // Unlike in a read by itself, below zero is no name for the present: it lies below what was compacted, which
+        // is -1 before the first compaction.
+        if range.revision < -1 || (range.revision == -1 && reads.compacted_revision() > 0) {
+            return Err(Error::Engine(EngineError::Compacted));
+        }
         if range.revision <= 0 {
             range.revision = revision;
         }

@@ -19,6 +19,11 @@ impl Reads {
         Self { node, large: Semaphore::new(max_large.max(1)) }
     }
 
+    /// The revision of the last compaction, 0 where there was none.
+    pub(crate) fn compacted_revision(&self) -> i64 {
+        self.node.reader().compacted_revision()
+    }
+
     /// A read that sees everything acknowledged before the call.
     pub(crate) async fn linearizable(&self, request: RangeRequest) -> Result<(i64, RangeResponse), Error> {
         self.node.read_barrier().await?;

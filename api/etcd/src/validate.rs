@@ -61,9 +61,12 @@ pub(crate) fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// Bounds the size of what would go into the log.
+/// Bounds the size of what would go into the log: as in etcd, with the envelope that it has there.
 pub(crate) fn size(request: &impl Message, max_bytes: usize) -> Result<(), Status> {
-    if request.encoded_len() > max_bytes { Err(invalid(refusal::TOO_LARGE)) } else { Ok(()) }
+    let length = request.encoded_len();
+    // A request's number (a header with a ten byte varint, behind a tag of two), then its own tag and length.
+    let envelope = 2 + 1 + 1 + 10 + 1 + prost::length_delimiter_len(length);
+    if length + envelope > max_bytes { Err(invalid(refusal::TOO_LARGE)) } else { Ok(()) }
 }
 
 /// A nested transaction has what its parent's longest list leaves of the bound.

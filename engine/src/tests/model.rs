@@ -206,6 +206,9 @@ impl Model {
                 }
                 // The revision that the transaction will have is not there yet when reads are checked.
                 Op::Range(request) if request.revision > before.revision => return Err(Error::FutureRevision),
+                Op::Range(request) if request.revision < 0 && request.revision < before.compacted => {
+                    return Err(Error::Compacted);
+                }
                 Op::Range(request) => OpResponse::Range(self.range(request)?),
                 Op::Txn(nested) => OpResponse::Txn(self.txn(nested, before)?),
             });
@@ -281,7 +284,9 @@ impl Model {
         if request.keys_only {
             for kv in &mut kvs {
                 kv.value = Bytes::new();
-                kv.lease = 0;
+                if request.sort_target != SortTarget::Value {
+                    kv.lease = 0;
+                }
             }
         }
         Ok(RangeResponse { kvs, more, count })

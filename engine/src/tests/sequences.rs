@@ -72,7 +72,7 @@ fn a_range() -> impl Strategy<Value = RangeRequest> {
         1 => Just(SortTarget::Value)
     ];
     let bound = || prop_oneof![5 => Just(0i64), 1 => 1..25i64];
-    let revision = prop_oneof![3 => Just(0i64), 3 => 1..30i64];
+    let revision = prop_oneof![6 => Just(0i64), 6 => 1..30i64, 1 => -3..0i64];
     (range(), 0..4i64, revision, order, target, any::<[bool; 2]>(), [bound(), bound(), bound(), bound()]).prop_map(
         |(range, limit, revision, sort_order, sort_target, [keys_only, count_only], bounds)| RangeRequest {
             limit,

@@ -1,6 +1,6 @@
 //! One stream of the Watch service: the watches on it, and what it says next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,6 +54,9 @@ pub(super) struct Session {
     /// `None` once the client has said all. The watches live on.
     requests: Option<Streaming<WatchRequest>>,
     watches: HashMap<i64, Watch>,
+    /// Ids of watches that ended because their start was compacted. As with etcd, they are not free until the client
+    /// cancels them; they count as watches, so there is a bound.
+    compacted: HashSet<i64>,
     next_id: i64,
     ready: Arc<Ready>,
     /// Answers to send; bounded, because it is emptied before more is taken in.
@@ -78,6 +81,7 @@ impl Session {
             context,
             requests: Some(requests),
             watches: HashMap::new(),
+            compacted: HashSet::new(),
             next_id: 0,
             ready: Arc::default(),
             out: VecDeque::new(),
@@ -124,7 +128,7 @@ impl Session {
 
     /// Ends a watch at the client's wish; an id that is not in use gets no answer.
     fn cancel(&mut self, id: i64) {
-        if self.remove(id) {
+        if self.remove(id) || self.compacted.remove(&id) {
             self.say(self.revision(), id, WatchResponse { canceled: true, ..Default::default() });
         }
     }
@@ -139,7 +143,7 @@ impl Session {
         if !end.is_empty() && end != b"\0"[..] && start >= end {
             return Err(refusal::EMPTY_RANGE);
         }
-        if self.watches.len() >= self.context.options.max_watches_per_stream {
+        if self.watches.len() + self.compacted.len() >= self.context.options.max_watches_per_stream {
             return Err(refusal::TOO_MANY_REQUESTS);
         }
         let id = self.choose_id(request.watch_id)?;
@@ -175,14 +179,18 @@ impl Session {
 
     fn choose_id(&mut self, asked: i64) -> Result<i64, &'static str> {
         if asked != 0 {
-            return if self.watches.contains_key(&asked) { Err(refusal::DUPLICATE_WATCH) } else { Ok(asked) };
+            return if self.is_taken(asked) { Err(refusal::DUPLICATE_WATCH) } else { Ok(asked) };
         }
-        while self.watches.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
         }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         Ok(id)
+    }
+
+    fn is_taken(&self, id: i64) -> bool {
+        self.watches.contains_key(&id) || self.compacted.contains(&id)
     }
 
     fn remove(&mut self, id: i64) -> bool {
@@ -243,6 +251,7 @@ impl Session {
             WatchPoll::Idle { .. } => {}
             WatchPoll::Compacted { compact_revision } => {
                 self.remove(id);
+                self.compacted.insert(id);
                 let canceled = WatchResponse { canceled: true, compact_revision, ..Default::default() };
                 self.say(self.revision(), id, canceled);
             }
@@ -280,6 +289,11 @@ impl Session {
     fn check_progress(&mut self) {
         self.polls = 0;
         let Some(wanted) = self.progress_wanted else { return };
+        if self.watches.is_empty() {
+            // Progress is that of watches; as etcd does, say nothing where there is none.
+            self.progress_wanted = None;
+            return;
+        }
         let mut reached = self.revision();
         for watch in self.watches.values() {
             if watch.watcher.spec().start_revision > reached {

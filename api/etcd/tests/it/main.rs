@@ -2,6 +2,7 @@
 
 mod harness;
 mod port;
+mod property;
 mod scenario;
 mod stores;
 mod watches;

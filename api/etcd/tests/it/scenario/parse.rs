@@ -9,9 +9,11 @@
 //! delete KEY [END] [prev_kv]
 //! txn if [ COMPARE ; … ] then [ OP ; … ] else [ OP ; … ]      COMPARE: version|create|mod|value|lease KEY =|!=|<|> X [END]
 //! compact REVISION [physical]
+//! ops N     a transaction of N puts
 //! grant ID TTL    revoke ID    keepalive ID    ttl ID [keys]    leases
-//! watch STREAM create KEY [END] [start=N] [prev_kv] [progress] [noput] [nodelete] [id=N]
-//! watch STREAM cancel ID | progress | read N
+//! status    members [linearizable]    health [SERVICE]
+//! watch STREAM create KEY [END] [start=N] [prev_kv] [progress] [noput] [nodelete] [fragment] [id=N] [wait]
+//! watch STREAM cancel ID [wait] | progress | read N | settle
 //! ```
 
 use bytes::Bytes;
@@ -47,7 +49,7 @@ impl<'a> Words<'a> {
 
     /// The word at a place among those that are no options.
     pub fn plain(&self, at: usize) -> Bytes {
-        const BARE: [&str; 11] = [
+        const BARE: [&str; 14] = [
             "prev_kv",
             "ignore_value",
             "ignore_lease",
@@ -59,6 +61,9 @@ impl<'a> Words<'a> {
             "progress",
             "noput",
             "nodelete",
+            "fragment",
+            "wait",
+            "linearizable",
         ];
         let is_option =
             |word: &str| BARE.contains(&word) || word.split_once('=').is_some_and(|(name, _)| !name.is_empty());
@@ -132,7 +137,26 @@ pub fn create(words: &Words) -> WatchCreateRequest {
         filters,
         prev_kv: words.has("prev_kv"),
         watch_id: words.number("id"),
-        fragment: false,
+        fragment: words.has("fragment"),
+    }
+}
+
+pub fn first_key(create: &WatchCreateRequest) -> Bytes {
+    if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key.clone() }
+}
+
+/// Whether a watch tells of a key's change.
+pub fn tells(create: &WatchCreateRequest, key: &[u8], deleted: bool) -> bool {
+    let filter = if deleted { FilterType::Nodelete } else { FilterType::Noput };
+    within(&first_key(create), &create.range_end, key) && !create.filters.contains(&filter.into())
+}
+
+/// Whether a key is in a range.
+pub fn within(start: &[u8], end: &[u8], key: &[u8]) -> bool {
+    match end {
+        [] => start == key,
+        [0] => start <= key,
+        end => start <= key && key < end,
     }
 }
 

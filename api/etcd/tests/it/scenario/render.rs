@@ -2,7 +2,8 @@
 
 use kelson_wire::pb::etcdserverpb::response_op::Response;
 use kelson_wire::pb::etcdserverpb::{
-    DeleteRangeResponse, PutResponse, RangeResponse, ResponseHeader, ResponseOp, TxnResponse, WatchResponse,
+    DeleteRangeResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader, ResponseOp, StatusResponse,
+    TxnResponse, WatchResponse,
 };
 use kelson_wire::pb::mvccpb::{Event, KeyValue};
 use tonic::Status;
@@ -90,6 +91,33 @@ fn txn_lines(revision: String, response: &TxnResponse) -> Vec<String> {
         let mut of_op = of_op.into_iter();
         lines.push(format!("- {name} {}", of_op.next().expect("a first line")));
         lines.extend(of_op.map(|line| format!("  {line}")));
+    }
+    lines
+}
+
+/// Without what differs between any two clusters: sizes, indexes, the patch of the version.
+pub fn status(status: &StatusResponse) -> Vec<String> {
+    let header = status.header.as_ref().expect("every answer has a header");
+    let leads = status.leader == header.member_id && status.raft_term == header.raft_term;
+    let indexes = status.raft_applied_index > 0 && status.raft_index >= status.raft_applied_index;
+    let sizes = status.db_size > 0 && status.db_size_in_use > 0 && status.db_size_in_use <= status.db_size;
+    let minor = status.version.rsplit_once('.').map_or("", |(minor, _)| minor);
+    let line = format!("{} version={minor} leads={leads} indexes={indexes} sizes={sizes}", revision(&status.header));
+    vec![format!("{line} storage={} learner={} errors={:?}", status.storage_version, status.is_learner, status.errors)]
+}
+
+pub fn members(list: &MemberListResponse) -> Vec<String> {
+    let header = list.header.as_ref().expect("every answer has a header");
+    assert!(header.cluster_id != 0 && header.member_id != 0 && header.raft_term != 0, "{header:?}");
+    // A list of members has no revision.
+    let mut lines = vec![format!("rev={} members={}", header.revision, list.members.len())];
+    for member in &list.members {
+        let itself = member.id == header.member_id;
+        let (named, peers, clients) = (!member.name.is_empty(), member.peer_ur_ls.len(), member.client_ur_ls.len());
+        lines.push(format!(
+            "itself={itself} named={named} peers={peers} clients={clients} learner={}",
+            member.is_learner
+        ));
     }
     lines
 }

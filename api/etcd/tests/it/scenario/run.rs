@@ -1,41 +1,36 @@
 //! The client that tells a story's lines to a server.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use kelson_wire::pb::etcdserverpb::cluster_client::ClusterClient;
 use kelson_wire::pb::etcdserverpb::kv_client::KvClient;
 use kelson_wire::pb::etcdserverpb::lease_client::LeaseClient;
+use kelson_wire::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use kelson_wire::pb::etcdserverpb::watch_client::WatchClient;
 use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
 use kelson_wire::pb::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, RangeRequest, RangeResponse, WatchCancelRequest, WatchProgressRequest, WatchRequest,
-    WatchResponse,
+    LeaseTimeToLiveRequest, MemberListRequest, RangeRequest, RangeResponse, StatusRequest, WatchCancelRequest,
+    WatchRequest,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use kelson_wire::pb::health::HealthCheckRequest;
+use kelson_wire::pb::health::health_client::HealthClient;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
 
 use super::parse::{self, Words};
 use super::render;
+use super::stream::WatchStream;
 use crate::harness::within;
-
-/// What a watch is given to say what the story expects of it.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Client {
     kv: KvClient<Channel>,
     lease: LeaseClient<Channel>,
     watch: WatchClient<Channel>,
+    cluster: ClusterClient<Channel>,
+    maintenance: MaintenanceClient<Channel>,
+    health: HealthClient<Channel>,
     streams: HashMap<String, WatchStream>,
-}
-
-struct WatchStream {
-    requests: mpsc::Sender<WatchRequest>,
-    answers: Streaming<WatchResponse>,
-    /// Said, but not yet asked for.
-    said: Vec<(i64, String)>,
 }
 
 impl Client {
@@ -44,7 +39,10 @@ impl Client {
         Self {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),
-            watch: WatchClient::new(channel),
+            watch: WatchClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
             streams: HashMap::new(),
         }
     }
@@ -96,6 +94,9 @@ impl Client {
                     left if (0..=answer.granted_ttl).contains(&left) => "some".to_owned(),
                     other => format!("{other}"),
                 };
+                let mut answer = answer;
+                // etcd gives them in any order.
+                answer.keys.sort_unstable();
                 let keys: Vec<_> = answer.keys.iter().map(|key| String::from_utf8_lossy(key)).collect();
                 let header = render::revision(&answer.header);
                 vec![format!("{header} id={} left={left} granted={} {}", answer.id, answer.granted_ttl, keys.join(","))]
@@ -105,6 +106,16 @@ impl Client {
                 let mut ids: Vec<_> = answer.leases.iter().map(|lease| lease.id).collect();
                 ids.sort_unstable();
                 vec![format!("{} {ids:?}", render::revision(&answer.header))]
+            }
+            "status" => render::status(self.maintenance.status(StatusRequest {}).await?.get_ref()),
+            "members" => {
+                let request = MemberListRequest { linearizable: words.has("linearizable") };
+                render::members(self.cluster.member_list(request).await?.get_ref())
+            }
+            "health" => {
+                let service = String::from_utf8(words.plain(0).to_vec()).unwrap();
+                let answer = self.health.check(HealthCheckRequest { service }).await?;
+                vec![answer.get_ref().status().as_str_name().to_owned()]
             }
             other => panic!("no request {other:?}"),
         })
@@ -127,71 +138,35 @@ impl Client {
 
     async fn watch(&mut self, words: &[&str]) -> Vec<String> {
         let [name, what, rest @ ..] = words else { panic!("watch what? {words:?}") };
-        let send = match *what {
-            "create" => RequestUnion::CreateRequest(parse::create(&Words::new(rest.to_vec()))),
-            "cancel" => RequestUnion::CancelRequest(WatchCancelRequest { watch_id: rest[0].parse().unwrap() }),
-            "progress" => return self.streams.get_mut(*name).expect("an open stream").progress().await,
-            "read" => return self.streams.get_mut(*name).expect("an open stream").read(rest[0].parse().unwrap()).await,
-            other => panic!("watch {other:?}?"),
+        let Some(stream) = self.streams.get_mut(*name) else {
+            assert_eq!(*what, "create", "a stream begins with a watch");
+            let stream = WatchStream::open(&mut self.watch, create(rest)).await;
+            let stream = self.streams.entry((*name).to_owned()).or_insert(stream);
+            return if rest.contains(&"wait") { stream.created().await } else { Vec::new() };
         };
-        let request = WatchRequest { request_union: Some(send) };
-        if let Some(stream) = self.streams.get_mut(*name) {
-            stream.requests.send(request).await.unwrap();
-        } else {
-            let (requests, receiver) = mpsc::channel(64);
-            // A real etcd answers the opening of the stream only together with the first request.
-            requests.try_send(request).unwrap();
-            let answers =
-                within("a stream", self.watch.watch(ReceiverStream::new(receiver))).await.unwrap().into_inner();
-            self.streams.insert((*name).to_owned(), WatchStream { requests, answers, said: Vec::new() });
+        let id = || rest[0].parse().unwrap();
+        match *what {
+            "create" => {
+                stream.send(create(rest)).await;
+                if rest.contains(&"wait") { stream.created().await } else { Vec::new() }
+            }
+            "cancel" if rest.contains(&"wait") => stream.cancel(id()).await,
+            "cancel" => {
+                let request = RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id() });
+                stream.send(WatchRequest { request_union: Some(request) }).await;
+                Vec::new()
+            }
+            "progress" => stream.progress().await,
+            "read" => stream.read(rest[0].parse().unwrap()).await,
+            "settle" => stream.settle(&mut self.kv).await,
+            other => panic!("watch {other:?}?"),
         }
-        Vec::new()
     }
 }
 
-impl WatchStream {
-    async fn next(&mut self) -> Vec<(i64, String)> {
-        let answer = within("an answer of a watch", self.answers.message()).await.unwrap();
-        render::watch(&answer.expect("the stream goes on"))
-    }
-
-    /// Waits for so many things to be said, in the order of the watches that they are about: between watches there is
-    /// none on the wire.
-    async fn read(&mut self, count: usize) -> Vec<String> {
-        while self.said.len() < count {
-            // Where a story expects too much, it is the story that shows it.
-            let Ok(more) = tokio::time::timeout(PATIENCE, self.next()).await else {
-                let mut said: Vec<_> = self.said.drain(..).map(|(_, line)| line).collect();
-                said.push("nothing more came".to_owned());
-                return said;
-            };
-            // Answers to requests for progress that were repeated.
-            self.said.extend(more.into_iter().filter(|(id, line)| *id >= 0 || !line.contains("progress")));
-        }
-        let mut said: Vec<_> = self.said.drain(..count).collect();
-        said.sort_by_key(|(id, _)| *id);
-        said.into_iter().map(|(_, line)| line).collect()
-    }
-
-    /// etcd drops a request for progress while a watch catches up, so it is repeated until there is an answer.
-    async fn progress(&mut self) -> Vec<String> {
-        let repeat = Duration::from_millis(300);
-        within("progress", async {
-            loop {
-                let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
-                self.requests.send(WatchRequest { request_union: Some(request) }).await.unwrap();
-                while let Ok(more) = tokio::time::timeout(repeat, self.next()).await {
-                    for (id, line) in more {
-                        if id == -1 && line.contains("progress") {
-                            return vec![line];
-                        }
-                        self.said.push((id, line));
-                    }
-                }
-            }
-        })
-        .await
-    }
+fn create(words: &[&str]) -> WatchRequest {
+    let create = parse::create(&Words::new(words.to_vec()));
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
 }
 
 /// A transaction that puts so many keys.

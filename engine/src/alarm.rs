@@ -142,7 +142,8 @@ fn changes(command: &Command) -> bool {
         | Command::Compact { .. }
         | Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. } => true,
-        Command::Alarm { .. } | Command::LeaseCheckpoint { .. } => false,
+        Command::Alarm { .. } | Command::LeaseCheckpoint { .. } | Command::Auth(_) => false,
+        Command::Asked(asked) => changes(&asked.command),
     }
 }
 

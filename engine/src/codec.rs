@@ -7,12 +7,16 @@ use bytes::Bytes;
 
 use crate::Error;
 use crate::alarm::{AlarmAction, AlarmKind};
+use crate::auth::{Asked, Asker, AuthCommand};
 use crate::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, RangeRequest, SortOrder,
     SortTarget, Txn,
 };
 
 const VERSION: u8 = 1;
+/// Kinds of command; the others are numbered where they are encoded.
+const AUTH: u8 = 16;
+const ASKED: u8 = 17;
 
 /// Transactions within transactions that [`Command::decode`] accepts.
 pub const MAX_TXN_DEPTH: usize = 128;
@@ -22,6 +26,10 @@ impl Command {
     /// the caller keeps to the limit.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
+        self.encode_kind(out);
+    }
+
+    fn encode_kind(&self, out: &mut Vec<u8>) {
         match self {
             Command::Put(put) => {
                 out.push(1);
@@ -62,6 +70,15 @@ impl Command {
                     number(out, *remaining);
                 }
             }
+            Command::Auth(change) => {
+                out.push(AUTH);
+                change.encode(out);
+            }
+            Command::Asked(asked) => {
+                out.push(ASKED);
+                asked.by.encode(out);
+                asked.command.encode_kind(out);
+            }
         }
     }
 
@@ -86,6 +103,8 @@ impl Command {
             Command::DeleteRange(delete) => 5 + delete.range.start.len() + delete.range.end.len(),
             Command::Txn(nested) => txn(nested),
             Command::LeaseCheckpoint { leases } => 3 + 2 * leases.len(),
+            Command::Auth(change) => 2 + change.encoded_hint(),
+            Command::Asked(asked) => asked.encoded_hint(),
             _ => 3,
         }
     }
@@ -95,29 +114,24 @@ impl Command {
     /// # Errors
     /// [`Error::Malformed`] for anything that [`Command::encode`] of this version does not produce.
     pub fn decode(bytes: &Bytes) -> Result<Command, Error> {
-        let mut input = Input { bytes, at: 0 };
+        let mut input = Input::new(bytes);
         if input.byte()? != VERSION {
             return Err(Error::Malformed("unknown version"));
         }
         let command = match input.byte()? {
-            1 => Command::Put(input.put()?),
-            2 => Command::DeleteRange(input.delete()?),
-            3 => Command::Txn(input.txn(MAX_TXN_DEPTH)?),
-            4 => Command::Compact { revision: input.number()? },
-            5 => Command::LeaseGrant { id: input.number()?, ttl: input.number()? },
-            6 => Command::LeaseRevoke { id: input.number()? },
-            7 => input.alarm()?,
-            8 => Command::LeaseCheckpoint { leases: input.leases()? },
-            _ => return Err(Error::Malformed("unknown command")),
+            ASKED => {
+                let by = Asker::decode(&mut input)?;
+                let kind = input.byte()?;
+                Command::Asked(Box::new(Asked { by, command: input.command(kind)? }))
+            }
+            kind => input.command(kind)?,
         };
-        if input.at != bytes.len() {
-            return Err(Error::Malformed("bytes behind the end"));
-        }
+        input.end()?;
         Ok(command)
     }
 }
 
-fn unsigned(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn unsigned(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -125,21 +139,21 @@ fn unsigned(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn number(out: &mut Vec<u8>, value: i64) {
+pub(crate) fn number(out: &mut Vec<u8>, value: i64) {
     unsigned(out, value as u64);
 }
 
-fn blob(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn blob(out: &mut Vec<u8>, bytes: &[u8]) {
     unsigned(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn encode_range(out: &mut Vec<u8>, range: &KeyRange) {
+pub(crate) fn encode_range(out: &mut Vec<u8>, range: &KeyRange) {
     blob(out, &range.start);
     blob(out, &range.end);
 }
 
-fn flags<const N: usize>(bits: [bool; N]) -> u8 {
+pub(crate) fn flags<const N: usize>(bits: [bool; N]) -> u8 {
     bits.iter().enumerate().map(|(index, &bit)| u8::from(bit) << index).sum()
 }
 
@@ -218,21 +232,50 @@ fn tagged(out: &mut Vec<u8>, tag: u8, value: i64) {
     number(out, value);
 }
 
-struct Input<'a> {
+pub(crate) struct Input<'a> {
     bytes: &'a Bytes,
     at: usize,
 }
 
 const CUT: Error = Error::Malformed("cut short");
 
-impl Input<'_> {
-    fn byte(&mut self) -> Result<u8, Error> {
+impl<'a> Input<'a> {
+    pub(crate) fn new(bytes: &'a Bytes) -> Input<'a> {
+        Input { bytes, at: 0 }
+    }
+
+    /// There must be nothing left.
+    pub(crate) fn end(&self) -> Result<(), Error> {
+        if self.at == self.bytes.len() { Ok(()) } else { Err(Error::Malformed("bytes behind the end")) }
+    }
+
+    /// A command of this kind that does not say who asks for it.
+    fn command(&mut self, kind: u8) -> Result<Command, Error> {
+        Ok(match kind {
+            1 => Command::Put(self.put()?),
+            2 => Command::DeleteRange(self.delete()?),
+            3 => Command::Txn(self.txn(MAX_TXN_DEPTH)?),
+            4 => Command::Compact { revision: self.number()? },
+            5 => Command::LeaseGrant { id: self.number()?, ttl: self.number()? },
+            6 => Command::LeaseRevoke { id: self.number()? },
+            7 => self.alarm()?,
+            8 => Command::LeaseCheckpoint { leases: self.leases()? },
+            AUTH => Command::Auth(AuthCommand::decode(self)?),
+            _ => return Err(Error::Malformed("unknown command")),
+        })
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, Error> {
+        String::from_utf8(self.blob()?.into()).map_err(|_| Error::Malformed("text is not UTF-8"))
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Error> {
         let byte = *self.bytes.get(self.at).ok_or(CUT)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn unsigned(&mut self) -> Result<u64, Error> {
+    pub(crate) fn unsigned(&mut self) -> Result<u64, Error> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -247,11 +290,11 @@ impl Input<'_> {
         Err(Error::Malformed("number too long"))
     }
 
-    fn number(&mut self) -> Result<i64, Error> {
+    pub(crate) fn number(&mut self) -> Result<i64, Error> {
         Ok(self.unsigned()? as i64)
     }
 
-    fn blob(&mut self) -> Result<Bytes, Error> {
+    pub(crate) fn blob(&mut self) -> Result<Bytes, Error> {
         let length = usize::try_from(self.unsigned()?).map_err(|_| CUT)?;
         let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len()).ok_or(CUT)?;
         let blob = self.bytes.slice(self.at..end);
@@ -259,7 +302,7 @@ impl Input<'_> {
         Ok(blob)
     }
 
-    fn flags<const N: usize>(&mut self) -> Result<[bool; N], Error> {
+    pub(crate) fn flags<const N: usize>(&mut self) -> Result<[bool; N], Error> {
         let byte = self.byte()?;
         if u32::from(byte) >> N != 0 {
             return Err(Error::Malformed("unknown flag"));
@@ -268,7 +311,7 @@ impl Input<'_> {
     }
 
     /// A count of things that take at least one byte each.
-    fn count(&mut self) -> Result<usize, Error> {
+    pub(crate) fn count(&mut self) -> Result<usize, Error> {
         let count = usize::try_from(self.unsigned()?).map_err(|_| CUT)?;
         if count > self.bytes.len() - self.at { Err(CUT) } else { Ok(count) }
     }
@@ -287,7 +330,7 @@ impl Input<'_> {
         (0..self.count()?).map(|_| Ok((self.number()?, self.number()?))).collect()
     }
 
-    fn range(&mut self) -> Result<KeyRange, Error> {
+    pub(crate) fn range(&mut self) -> Result<KeyRange, Error> {
         Ok(KeyRange { start: self.blob()?, end: self.blob()? })
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Field meanings are those of etcd's API reference (`etcdserverpb`), named the same.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::alarm::{Alarm, AlarmAction, AlarmKind};
+use crate::auth::{Asked, AuthCommand};
 
 /// Keys from `start` (inclusive) to `end`, as etcd encodes ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,10 @@ pub enum Command {
     LeaseCheckpoint {
         leases: Vec<(i64, i64)>,
     },
+    /// A change of users and roles.
+    Auth(AuthCommand),
+    /// One of the others, with who asks for it; see [`Command::by`]. Without auth there are none.
+    Asked(Box<Asked>),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,6 +199,11 @@ pub enum Outcome {
     },
     LeaseCheckpoint {
         revision: i64,
+    },
+    /// `token` is the answer to [`AuthCommand::Authenticate`].
+    Auth {
+        revision: i64,
+        token: Option<Arc<str>>,
     },
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::alarm::Alarms;
+use crate::auth::Auth;
 use crate::backend::{Backend, Batch, Space};
 use crate::command::{Command, Outcome};
 use crate::compaction::Compaction;
@@ -41,6 +42,9 @@ pub struct Engine {
     /// -1 before the first compaction.
     pub(crate) compacted: i64,
     pub(crate) applied: Option<Applied>,
+    pub(crate) auth: Arc<Auth>,
+    /// Index of the entry at hand.
+    pub(crate) index: u64,
     /// Writes of the transaction at hand.
     pub(crate) sub: u32,
     /// Records of the entries at hand, which the backend does not have yet, ascending.
@@ -110,6 +114,7 @@ impl Engine {
         }
         // Whatever leaves this function early leaves a half-applied state behind.
         self.failed = true;
+        self.index = applied.index;
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             match self.execute(command) {
@@ -159,6 +164,11 @@ impl Engine {
             self.ring.append(Arc::clone(event));
         }
         let before = self.shared.snapshot.load().compacted;
+        // Before the keys: who reads a key that was written after a permission was taken away must see that it was.
+        let auth_changed = !Arc::ptr_eq(&self.shared.auth.load(), &self.auth);
+        if auth_changed {
+            self.shared.auth.store(self.auth.clone());
+        }
         self.shared.snapshot.store(Arc::new(Snapshot {
             tree: self.tree.clone(),
             revision: self.revision,
@@ -173,6 +183,9 @@ impl Engine {
         let wakers = self.shared.interest.notify(&self.events, self.revision);
         self.events.clear();
         wakers.into_iter().for_each(std::task::Waker::wake);
+        if auth_changed {
+            self.shared.listeners.wake();
+        }
     }
 
     /// Makes everything applied durable in the backend, and returns its position. [`Reader::flush`] does the same

@@ -23,6 +23,9 @@ pub enum Error {
     /// The alarm [`AlarmKind::Corrupt`](crate::AlarmKind) stands and the command would change the store.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
+    /// The asker may not, or the change of users and roles makes no sense.
+    #[error(transparent)]
+    Auth(#[from] crate::auth::Refusal),
     /// Bytes that are not an encoded command: from a newer version, or damaged.
     #[error("malformed command: {0}")]
     Malformed(&'static str),

@@ -5,6 +5,7 @@ mod kv;
 
 pub use kv::HashKv;
 
+use crate::auth::{self, Auth};
 use crate::backend::Space;
 use crate::lease::LeaseTime;
 use crate::reader::{RETRIES, Reader};
@@ -100,6 +101,13 @@ fn conditions(shared: &Shared, snapshot: &Snapshot, mut hash: u64) -> u64 {
     }
     for alarm in &*snapshot.alarms {
         hash = mix(mix(hash, alarm.kind.number().into()), alarm.member);
+    }
+    let auth = shared.auth.load_full();
+    if *auth != Auth::default() {
+        hash = mix(mix(hash, u64::from(auth.enabled())), auth.revision());
+        for record in auth::records(&auth) {
+            hash = mix(hash, u64::from(crc32fast::hash(&record)) << 32 | record.len() as u64);
+        }
     }
     hash
 }

@@ -9,6 +9,7 @@
 //! carries the position of the entry that it came from.
 
 mod alarm;
+pub mod auth;
 pub mod backend;
 mod cache;
 mod clock;

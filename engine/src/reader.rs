@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::auth::{Asker, Auth, AuthListener, Refusal};
 use crate::backend::Space;
-use crate::command::{RangeRequest, RangeResponse};
+use crate::command::{Command, RangeRequest, RangeResponse, Txn};
 use crate::lease::{LeaseInfo, LeaseTime};
 use crate::range;
 use crate::snapshot::{Shared, Snapshot};
@@ -96,6 +97,50 @@ impl Reader {
     /// The alarms that stand, in order of kind and member.
     pub fn alarms(&self) -> Arc<[Alarm]> {
         Arc::clone(&self.shared.snapshot.load().alarms)
+    }
+
+    /// Users and roles, and whether they are asked for: the newest published state, which never changes itself.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.shared.auth.load_full()
+    }
+
+    /// Whether requests are to be checked. Costs next to nothing, for the sake of all requests without auth.
+    pub fn auth_enabled(&self) -> bool {
+        self.shared.auth.load().enabled()
+    }
+
+    /// A command that this system asks for by itself, whatever users may do.
+    pub fn by_system(&self, command: Command) -> Command {
+        command.by(&self.shared.auth.load(), &Asker::System)
+    }
+
+    /// Whether the asker may do all that a transaction might do, at this moment: for those that need no place in the
+    /// log. All others are checked when they are applied.
+    ///
+    /// # Errors
+    /// As [`Auth::check_read`].
+    pub fn check_txn(&self, auth: &Auth, asker: &Asker, txn: &Txn) -> Result<(), Refusal> {
+        auth.check_txn(asker, txn, &self.shared.leases)
+    }
+
+    /// Whose a simple token is. It is then good for `ttl_ms` milliseconds from `now_ms` on, by the caller's clock.
+    pub fn token_user(&self, token: &str, now_ms: u64, ttl_ms: u64) -> Option<Arc<str>> {
+        self.shared.tokens.user(token, now_ms, ttl_ms)
+    }
+
+    /// Frees the memory of tokens that have run out. Those that nobody has used yet begin to run.
+    pub fn sweep_tokens(&self, now_ms: u64, ttl_ms: u64) {
+        self.shared.tokens.sweep(now_ms, ttl_ms);
+    }
+
+    /// Ends all simple tokens of this member: those that a replayed log has brought back are of another life.
+    pub fn forget_tokens(&self) {
+        self.shared.tokens.clear();
+    }
+
+    /// To be told when users, roles or their permissions change.
+    pub fn auth_listener(&self) -> AuthListener {
+        self.shared.listeners.join()
     }
 
     /// Bytes that the backend takes, what it holds in memory only included. Two loads: what was measured some writes

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::alarm::Alarms;
+use crate::auth::Tokens;
 use crate::backend::{Backend, Batch, Space};
 use crate::cache::Cache;
 use crate::compaction::Compaction;
@@ -19,7 +20,7 @@ use crate::ring::RingWriter;
 use crate::size::Size;
 use crate::snapshot::{Shared, Snapshot};
 use crate::tree::{Span, Tree};
-use crate::{Applied, Error, Revision, lease};
+use crate::{Applied, Error, Revision, auth, lease};
 
 const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = &[1];
@@ -72,6 +73,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
     let leases = load_leases(&*backend, &tree)?;
     let alarms = Alarms::load(&*backend)?;
     let size = Size::measured(&*backend);
+    let auth = Arc::new(auth::load(&*backend)?);
     let ring = RingWriter::new(state.revision, options.ring_events, options.ring_bytes);
     let snapshot = Snapshot {
         tree: tree.clone(),
@@ -88,6 +90,9 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
         interest: Arc::new(Interest::new(state.revision)),
         leases,
         size,
+        auth: ArcSwap::new(auth.clone()),
+        tokens: Tokens::default(),
+        listeners: Arc::default(),
     });
     Ok(Engine {
         shared,
@@ -95,6 +100,8 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
         revision: state.revision,
         compacted: state.compacted,
         applied: state.applied,
+        auth,
+        index: state.applied.map_or(0, |applied| applied.index),
         sub: 0,
         pending: Vec::new(),
         events: Vec::new(),

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::alarm::Alarm;
+use crate::auth::{Auth, Listeners, Tokens};
 use crate::backend::{Backend, Space, SpaceKey};
 use crate::cache::Cache;
 use crate::interest::Interest;
@@ -42,6 +43,10 @@ pub(crate) struct Shared {
     pub interest: Arc<Interest>,
     pub leases: LeaseTable,
     pub size: Size,
+    pub auth: ArcSwap<Auth>,
+    pub tokens: Tokens,
+    /// Told when `auth` has changed.
+    pub listeners: Arc<Listeners>,
 }
 
 /// Where records come from: what has been written, and for the writer also what is about to be.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::alarm::Alarm;
+use crate::auth::{Auth, AuthCommand};
 use crate::backend::Space;
 use crate::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpResponse, Outcome, Put, RangeRequest,
@@ -16,12 +17,16 @@ use crate::history::{Change, Entry};
 use crate::record::{self, Record};
 use crate::snapshot::Records;
 use crate::tree::Span;
-use crate::{Error, Revision, lease, range, reader};
+use crate::{Error, Revision, auth, lease, range, reader};
 
 impl Engine {
     pub(crate) fn execute(&mut self, command: &Command) -> Result<Outcome, Error> {
+        let (asker, command) = command.asked();
         if self.alarms.any() {
             self.alarms.check(command)?;
+        }
+        if self.auth.enabled() {
+            self.auth.check_command(asker, command, &self.shared.leases)?;
         }
         match command {
             Command::Put(put) => {
@@ -71,7 +76,33 @@ impl Engine {
                 }
                 Ok(Outcome::LeaseCheckpoint { revision: self.revision })
             }
+            Command::Auth(change) => self.change_auth(change),
+            Command::Asked(_) => Err(Error::Malformed("a command asked for twice")),
         }
+    }
+
+    fn change_auth(&mut self, change: &AuthCommand) -> Result<Outcome, Error> {
+        if let AuthCommand::Authenticate { user, prefix, revision } = change {
+            self.auth.check_authenticate(user, *revision)?;
+            let token: Arc<str> = format!("{prefix}.{}", self.index).into();
+            self.shared.tokens.issue(&token, user.as_str().into());
+            return Ok(Outcome::Auth { revision: self.revision, token: Some(token) });
+        }
+        // The readers have the last one. A copy shares its users and roles.
+        let mut next = Auth::clone(&self.auth);
+        let changed = next.apply(change)?;
+        match change {
+            AuthCommand::UserDelete { name } | AuthCommand::UserSetPassword { name, .. } => {
+                self.shared.tokens.revoke(name);
+            }
+            AuthCommand::Disable => self.shared.tokens.clear(),
+            _ => {}
+        }
+        if changed.any {
+            auth::store(&next, &changed, &mut self.batch);
+            self.auth = Arc::new(next);
+        }
+        Ok(Outcome::Auth { revision: self.revision, token: None })
     }
 
     /// Ends the transaction and returns the store's revision: one more if there was a write.

@@ -39,7 +39,7 @@ impl Leases {
     /// Follows what was applied.
     pub(crate) fn observe(&self, commands: &[Command], replies: &Replies) {
         for (command, reply) in commands.iter().zip(replies) {
-            match (command, reply) {
+            match (command.plain(), reply) {
                 (Command::LeaseGrant { .. }, Ok(Outcome::LeaseGrant { id, ttl, .. })) => {
                     self.clock.lock().insert(*id, *ttl, self.time.now_ms());
                 }
@@ -109,7 +109,8 @@ impl Revoker {
 
     async fn revoke(&self) {
         let due = self.leases.due(self.expiry.most).into_iter();
-        let answers: Vec<_> = due.map(|id| self.queue.push(Command::LeaseRevoke { id })).collect();
+        let answers: Vec<_> =
+            due.map(|id| self.queue.push(self.leases.state.by_system(Command::LeaseRevoke { id }))).collect();
         // The clock reports one again that could not be proposed, or whose fate is unknown.
         for answer in answers.into_iter().flatten() {
             let _ = answer.await;

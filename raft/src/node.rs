@@ -161,6 +161,11 @@ impl Node {
         membership.nodes().map(member).collect()
     }
 
+    /// The time by this member's clock, in milliseconds from an arbitrary start.
+    pub fn now_ms(&self) -> u64 {
+        self.inner.config.clock.now_ms()
+    }
+
     /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease or this
     /// member does not lead.
     pub fn lease_renew(&self, id: i64) -> Option<i64> {

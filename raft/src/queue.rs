@@ -115,7 +115,7 @@ impl Queue {
 fn weight(command: &Command) -> Result<usize, Error> {
     const FIXED: usize = 64;
     Ok(FIXED
-        + match command {
+        + match command.plain() {
             Command::Put(put) => put_weight(put),
             Command::DeleteRange(delete) => delete.range.start.len() + delete.range.end.len(),
             Command::Txn(txn) => txn_weight(txn, MAX_TXN_DEPTH).ok_or(Error::TooDeep)?,
@@ -124,6 +124,9 @@ fn weight(command: &Command) -> Result<usize, Error> {
             | Command::LeaseGrant { .. }
             | Command::LeaseRevoke { .. }
             | Command::Alarm { .. } => 0,
+            Command::Auth(change) => change.encoded_hint(),
+            // None is wrapped twice.
+            Command::Asked(_) => 0,
         })
 }
 

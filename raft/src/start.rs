@@ -113,6 +113,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), Alone, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
     lead(&raft, &config).await?;
+    reader.forget_tokens();
 
     let queue = Arc::new(Queue::new(config.max_inflight, config.max_inflight_bytes));
     let barrier = Arc::new(Barrier::new(config.max_inflight));

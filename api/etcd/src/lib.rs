@@ -3,6 +3,7 @@
 //! [`serve`] is the client port: what an unmodified etcd client sees; [`serve_all`] adds etcd's other listeners.
 //! [`LocalStore`] is the same store for callers in the same process. None of them knows how commands are ordered or stored.
 
+mod auth;
 mod background;
 mod batch;
 mod context;
@@ -30,6 +31,7 @@ mod tls;
 mod validate;
 mod watch;
 
+pub use auth::AuthOptions;
 pub use context::ETCD_VERSION;
 pub use error::Error;
 pub use listener::{Listener, Serves, Socket};

@@ -47,6 +47,12 @@ impl LocalStore {
         self.shared.reads.linearizable(request).await.map_err(|error| self.refused(error))
     }
 
+    /// What runs in this process does not say who it is, and may do everything.
+    async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        let node = &self.shared.node;
+        node.propose(node.reader().by_system(command)).await
+    }
+
     /// A guarded write: `write` if the key's modification revision is `expected`, else a read of what is there.
     async fn guarded(&self, key: Bytes, expected: i64, write: Op) -> Result<Written, StoreError> {
         required(&key)?;
@@ -57,7 +63,7 @@ impl LocalStore {
             target: CompareTarget::ModRevision(expected),
         };
         let txn = Txn { compares: vec![guard], success: vec![write], failure: vec![Op::Range(newest(range))] };
-        match self.shared.node.propose(Command::Txn(txn)).await.map_err(|error| self.refused(error))? {
+        match self.propose(Command::Txn(txn)).await.map_err(|error| self.refused(error))? {
             Outcome::Txn { revision, response } if response.succeeded => Ok(Written::Done { revision }),
             Outcome::Txn { revision, response } => {
                 let current = match response.responses.into_iter().next() {

@@ -25,6 +25,7 @@ impl AutoCompaction {
         crate::retention::parse(mode, retention)
     }
 }
+use crate::auth::AuthOptions;
 
 /// Settings of [`serve`](crate::serve). Start from the default and change what differs.
 #[derive(Clone)]
@@ -55,6 +56,8 @@ pub struct ServerOptions {
     pub keep_alive: Duration,
     /// ... and cut off when it does not answer within this.
     pub keep_alive_timeout: Duration,
+    /// Who may do what.
+    pub auth: AuthOptions,
     /// Serve TLS with this configuration. Protocol negotiation is added to it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -74,6 +77,7 @@ impl Default for ServerOptions {
             shutdown_grace: Duration::from_secs(5),
             keep_alive: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(20),
+            auth: AuthOptions::default(),
             tls: None,
         }
     }

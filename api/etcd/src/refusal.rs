@@ -1,6 +1,7 @@
 //! What clients are told when something is refused: etcd's codes and texts, because clients match on both.
 
 use kelson_engine::Error as EngineError;
+use kelson_engine::auth::Refusal;
 use kelson_raft::Error as RaftError;
 use tonic::{Code, Status};
 
@@ -37,8 +38,32 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
         EngineError::Corrupt | EngineError::Storage(_) | EngineError::Malformed(_) | EngineError::OutOfOrder { .. } => {
             Code::DataLoss
         }
+        EngineError::Auth(refusal) => return of_auth(*refusal),
     };
     Status::new(code, error.to_string())
+}
+
+/// The status for a refusal by auth.
+pub(crate) fn of_auth(refusal: Refusal) -> Status {
+    let code = match refusal {
+        Refusal::UserEmpty
+        | Refusal::RoleEmpty
+        | Refusal::AuthFailed
+        | Refusal::PermissionNotGiven
+        | Refusal::OldRevision
+        | Refusal::InvalidManagement => Code::InvalidArgument,
+        Refusal::PermissionDenied => Code::PermissionDenied,
+        Refusal::RootUserNotExist
+        | Refusal::RootRoleNotExist
+        | Refusal::UserExists
+        | Refusal::UserNotFound
+        | Refusal::RoleExists
+        | Refusal::RoleNotFound
+        | Refusal::RoleNotGranted
+        | Refusal::PermissionNotGranted
+        | Refusal::NotEnabled => Code::FailedPrecondition,
+    };
+    Status::new(code, refusal.to_string())
 }
 
 /// The status for a command or a read that failed.

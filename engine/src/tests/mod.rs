@@ -1,6 +1,7 @@
 //! The engine as a whole: against a naive model, through crashes, under watchers and concurrent readers.
 
 mod alarm;
+mod auth;
 mod compaction;
 mod hash;
 mod lease;

@@ -83,6 +83,7 @@ impl Model {
             | Outcome::Txn { revision, .. }
             | Outcome::Compact { revision }
             | Outcome::LeaseGrant { revision, .. }
+            | Outcome::Auth { revision, .. }
             | Outcome::LeaseRevoke { revision }
             | Outcome::Alarm { revision, .. }
             | Outcome::LeaseCheckpoint { revision } => *revision = next.revision,
@@ -136,6 +137,8 @@ impl Model {
                 }
                 Outcome::LeaseRevoke { revision: 0 }
             }
+            // They change no key; `tests/auth.rs` holds them.
+            Command::Auth(_) | Command::Asked(_) => panic!("{command:?} is not in the model"),
             &Command::Alarm { action, member, alarm } => {
                 let alarm = Alarm { kind: alarm, member };
                 let known = match action {

@@ -30,11 +30,17 @@ test: setup peers
 	@cargo test --workspace --no-run
 	@echo "running the tests"
 	@$(MAKE) --no-print-directory cargo-test
+	@$(MAKE) --no-print-directory loom
 
 # A second make, so that the variables above see the peers that the first one built.
 .PHONY: cargo-test
 cargo-test:
 	@cargo test --workspace
+
+.PHONY: loom
+loom: ## the interleavings of the lock-free parts, in a target folder of their own
+	@echo "checking the interleavings of the lock-free parts with loom (compiles for about a minute the first time)"
+	@CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom RUSTFLAGS="--cfg loom" cargo test -q -p kelson-engine -p kelson-sched --lib loom
 
 lint: setup
 	cargo fmt --all --check

@@ -5,9 +5,10 @@
 //! one more version costs 16 bytes and no copy. When history is trimmed, a new array is made.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::Revision;
+use crate::sync::{AtomicI64, AtomicU64};
 
 /// A write to record in the index.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +223,7 @@ impl Entry {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -23,6 +23,8 @@ mod hash;
 mod history;
 mod interest;
 mod lease;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod memory;
 mod range;
 mod reader;
@@ -34,7 +36,8 @@ mod ring;
 mod rocks;
 mod size;
 mod snapshot;
-#[cfg(test)]
+mod sync;
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod tree;
 mod txn;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
 
 use crate::Error;
 use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
+use crate::sync::{Mutex, RwLock};
 
 /// Keys visited under one hold of the lock, so that a scan does not keep writers waiting.
 const SCAN_CHUNK: usize = 256;

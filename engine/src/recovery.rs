@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::alarm::Alarms;
@@ -19,6 +18,7 @@ use crate::record::Record;
 use crate::ring::RingWriter;
 use crate::size::Size;
 use crate::snapshot::{Shared, Snapshot};
+use crate::sync::ArcSwap;
 use crate::tree::{Span, Tree};
 use crate::{Applied, Error, Revision, auth, lease};
 

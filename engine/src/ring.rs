@@ -6,13 +6,13 @@
 //! one that finds its segment gone reads history from the backend instead.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock, Weak};
-
-use arc_swap::ArcSwap;
+use std::sync::{Arc, Weak};
 
 use crate::event::Event;
+use crate::sync::{self, ArcSwap, OnceLock};
 
-const SEGMENT: usize = 256;
+/// Slots in a segment. Under loom so few that every case crosses from one segment into the next.
+const SEGMENT: usize = if cfg!(all(test, loom)) { 2 } else { 256 };
 
 /// A run of events in revision order.
 pub(crate) struct Segment {
@@ -135,7 +135,7 @@ impl Place {
     /// Visits the events from here on up to `revision` (inclusive) and moves behind each one for which `visit`
     /// returns `true`; stops at the first `false`. Returns `None` when the place has been dropped from the ring.
     pub fn read(&mut self, revision: i64, visit: &mut dyn FnMut(&Arc<Event>) -> bool) -> Option<()> {
-        let mut segment = self.segment.upgrade()?;
+        let mut segment = sync::upgrade(&self.segment)?;
         loop {
             if self.slot == SEGMENT || segment.slots[self.slot].get().is_none() {
                 // An early end of a segment is known by its successor. The slot is looked at again after that: it
@@ -158,7 +158,7 @@ impl Place {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::Revision;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::alarm::Alarm;
@@ -13,6 +12,7 @@ use crate::interest::Interest;
 use crate::lease::LeaseTable;
 use crate::ring::Ring;
 use crate::size::Size;
+use crate::sync::ArcSwap;
 use crate::tree::Tree;
 use crate::{Applied, Error, Revision};
 

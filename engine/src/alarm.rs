@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::{Backend, Batch, Space};
+use crate::backend::{Batch, Space, View};
 use crate::command::{Command, Op, Txn};
 use crate::engine::Engine;
 use crate::{Error, Outcome};
@@ -58,7 +58,7 @@ impl AlarmKind {
 }
 
 impl Alarm {
-    fn to_key(self) -> [u8; 11] {
+    pub(crate) fn to_key(self) -> [u8; 11] {
         let mut key = [0; 11];
         key[..2].copy_from_slice(PREFIX);
         key[2] = self.kind.number();
@@ -79,9 +79,9 @@ pub(crate) struct Alarms {
 }
 
 impl Alarms {
-    pub fn load(backend: &dyn Backend) -> Result<Alarms, Error> {
+    pub fn load(view: &(impl View + ?Sized)) -> Result<Alarms, Error> {
         let mut list = Vec::new();
-        backend.scan(Space::Meta, PREFIX, Some(PREFIX_END), &mut |key, _| {
+        view.scan(Space::Meta, PREFIX, Some(PREFIX_END), &mut |key, _| {
             let alarm = Alarm::from_key(key).ok_or_else(|| Error::Storage(format!("unreadable alarm {key:?}")))?;
             list.push(alarm);
             Ok(true)

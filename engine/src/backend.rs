@@ -108,4 +108,40 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Ends a [`Backend::compact`] that is under way, and all later ones: the backend is about to be closed.
     fn interrupt(&self) {}
+
+    /// Calls `read` with everything as it is at this moment. Writes go on meanwhile and are not seen; the space of
+    /// what they replace is kept until `read` returns.
+    ///
+    /// # Errors
+    /// What `read` returns; [`Error::Storage`].
+    fn pinned(&self, read: &mut dyn FnMut(&dyn View) -> Result<(), Error>) -> Result<(), Error>;
+}
+
+/// What can be read: of a backend, or of one moment of it.
+pub trait View {
+    /// As [`Backend::get`].
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// As [`Backend::scan`].
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error>;
+}
+
+impl<B: Backend> View for B {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Backend::get(self, space, key)
+    }
+
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        Backend::scan(self, space, start, end, visit)
+    }
+}
+
+impl View for dyn Backend {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Backend::get(self, space, key)
+    }
+
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        Backend::scan(self, space, start, end, visit)
+    }
 }

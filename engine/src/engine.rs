@@ -207,7 +207,7 @@ impl Engine {
     }
 }
 
-fn meta_key(name: &str) -> Vec<u8> {
+pub(crate) fn meta_key(name: &str) -> Vec<u8> {
     [b"m/", name.as_bytes()].concat()
 }
 

@@ -35,4 +35,7 @@ pub enum Error {
     /// The backend failed or holds what it cannot hold: the process must stop applying.
     #[error("storage: {0}")]
     Storage(String),
+    /// What was to be taken over from another store is not a state that a store can have; the text names the record.
+    #[error("import: {0}")]
+    Import(String),
 }

@@ -19,8 +19,10 @@ mod compaction;
 mod engine;
 mod error;
 mod event;
+mod export;
 mod hash;
 mod history;
+mod import;
 mod interest;
 mod lease;
 #[cfg(all(test, loom))]
@@ -44,14 +46,16 @@ mod txn;
 mod watch;
 
 pub use alarm::{Alarm, AlarmAction, AlarmKind};
-pub use backend::Backend;
+pub use backend::{Backend, View};
 pub use clock::LeaseClock;
 pub use codec::MAX_TXN_DEPTH;
 pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeResponse};
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use event::{Event, EventKind};
+pub use export::{Export, Write};
 pub use hash::HashKv;
+pub use import::Importer;
 pub use lease::{LeaseInfo, LeaseTime, MAX_LEASE_TTL};
 pub use memory::MemoryBackend;
 pub use reader::Reader;

@@ -5,9 +5,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::Error;
 use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
 use crate::sync::{Mutex, RwLock};
+use crate::{Error, backend};
 
 /// Keys visited under one hold of the lock, so that a scan does not keep writers waiting.
 const SCAN_CHUNK: usize = 256;
@@ -151,6 +151,12 @@ impl Backend for MemoryBackend {
 
     fn size_bytes(&self) -> u64 {
         self.live.read().bytes
+    }
+
+    /// Copies the keys; the values are shared.
+    fn pinned(&self, read: &mut dyn FnMut(&dyn backend::View) -> Result<(), Error>) -> Result<(), Error> {
+        let copy = self.live.read().clone();
+        read(&MemoryBackend { live: RwLock::new(copy), crash: None })
     }
 }
 

@@ -22,8 +22,8 @@ use crate::sync::ArcSwap;
 use crate::tree::{Span, Tree};
 use crate::{Applied, Error, Revision, auth, lease};
 
-const FORMAT: &[u8] = b"format";
-const FORMAT_VERSION: &[u8] = &[1];
+pub(crate) const FORMAT: &[u8] = b"format";
+pub(crate) const FORMAT_VERSION: &[u8] = &[1];
 pub(crate) const STATE: &[u8] = b"state";
 const STATE_BYTES: usize = 1 + 5 * 8;
 
@@ -46,7 +46,7 @@ impl State {
         bytes.into()
     }
 
-    fn decode(bytes: &[u8]) -> Option<State> {
+    pub fn decode(bytes: &[u8]) -> Option<State> {
         let (&known, rest) = bytes.split_first().filter(|_| bytes.len() == STATE_BYTES)?;
         let (numbers, _) = rest.as_chunks::<8>();
         let &[term, node, index, revision, compacted] = numbers else { return None };
@@ -149,8 +149,9 @@ fn load_index(backend: &dyn Backend, state: State) -> Result<Tree, Error> {
         last = at.main;
         Ok(true)
     })?;
-    // The newest write is never compacted away.
-    if last != state.revision {
+    // The newest write is never compacted away here; a state taken over from etcd may have lost it to a compaction.
+    let compacted_away = last < state.revision && state.compacted == state.revision;
+    if last != state.revision && !compacted_away {
         return Err(damaged(&format!("its revision is {}, its newest record {last}", state.revision)));
     }
     Ok(tree)

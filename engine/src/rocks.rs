@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DBCompressionType, FlushOptions, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use crate::Error;
 use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
+use crate::{Error, backend};
 
 /// Memory for writes that are not yet on disk: this much being filled and as much again being written out.
 const WRITE_BUFFER: usize = 16 << 20;
@@ -24,6 +24,8 @@ const BLOCK_CACHE: usize = 32 << 20;
 const BLOCK: usize = 16 << 10;
 const BACKGROUND_JOBS: i32 = 2;
 const OPEN_FILES: i32 = 512;
+/// Bytes read at once by who reads everything.
+const READ_AHEAD: usize = 2 << 20;
 
 /// See the module's documentation.
 pub struct RocksBackend {
@@ -66,6 +68,30 @@ impl RocksBackend {
             Some(each.sum::<u64>())
         };
         Space::ALL.into_iter().filter_map(of).sum()
+    }
+
+    fn walk(
+        &self,
+        mut options: ReadOptions,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: Visit,
+    ) -> Result<(), Error> {
+        // A scan reads each block once: it must not push out what point reads keep coming back to.
+        options.fill_cache(false);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.failed(error))
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> Error {
@@ -142,21 +168,7 @@ impl Backend for RocksBackend {
     }
 
     fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        // A scan reads each block once: it must not push out what point reads keep coming back to.
-        options.fill_cache(false);
-        if let Some(end) = end {
-            options.set_iterate_upper_bound(end);
-        }
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
-        iterator.seek(start);
-        while let Some((key, value)) = iterator.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(|error| self.failed(error))
+        self.walk(ReadOptions::default(), space, start, end, visit)
     }
 
     fn flush(&self) -> Result<(), Error> {
@@ -195,6 +207,31 @@ impl Backend for RocksBackend {
 
     fn interrupt(&self) {
         self.db.cancel_all_background_work(false);
+    }
+
+    fn pinned(&self, read: &mut dyn FnMut(&dyn backend::View) -> Result<(), Error>) -> Result<(), Error> {
+        read(&Moment { backend: self, snapshot: self.db.snapshot() })
+    }
+}
+
+/// The database as it was at one moment.
+struct Moment<'a> {
+    backend: &'a RocksBackend,
+    snapshot: Snapshot<'a>,
+}
+
+impl backend::View for Moment<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let found = self.snapshot.get_cf(self.backend.family(space)?, key);
+        Ok(found.map_err(|error| self.backend.failed(error))?.map(Bytes::from))
+    }
+
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        // All of it is read, once and in order.
+        options.set_readahead_size(READ_AHEAD);
+        self.backend.walk(options, space, start, end, visit)
     }
 }
 

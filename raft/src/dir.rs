@@ -16,15 +16,96 @@ pub(crate) struct DataDir {
     _lock: File,
 }
 
+/// Is there while a directory is being founded.
+const UNFINISHED: &str = "unfinished";
+const LOCK: &str = "lock";
+const LOG: &str = "log";
+const STATE: &str = "state";
+
 impl DataDir {
     /// Creates the directory when missing and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let dir = DataDir::lock(path)?;
+        if dir.is_unfinished() {
+            let reason = "a restore or migration into it was not completed: \
+                          run it again, or remove the directory to start empty";
+            return Err(Error::Mismatch { path: path.to_owned(), reason: reason.to_owned() });
+        }
+        Ok(dir)
+    }
+
+    /// Locks the directory for founding and marks it as unfinished, on stable storage. What an unfinished founding
+    /// before has left in it goes.
+    pub(crate) fn found(path: &Path) -> Result<Self, Error> {
+        let unusable = |what: &str, e: &io::Error| Error::Directory {
+            path: path.to_owned(),
+            reason: format!("{what}: {}", plain(e)),
+        };
+        // Before anything is put there: another store's directory is not ours to write in.
+        let foreign = |name: &std::ffi::OsStr| name != LOCK && name != "lost+found";
+        let unfinished = path.join(UNFINISHED).exists();
+        let is_free = match fs::read_dir(path) {
+            Ok(mut entries) => unfinished || !entries.any(|entry| entry.is_ok_and(|entry| foreign(&entry.file_name()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+            Err(e) => return Err(unusable("cannot read it", &e)),
+        };
+        if !is_free {
+            return Err(Error::Directory { path: path.to_owned(), reason: "it is not empty".to_owned() });
+        }
+        let dir = DataDir::lock(path)?;
+        dir.remove_content().map_err(|e| unusable("cannot clear it", &e))?;
+        let mark = File::create(path.join(UNFINISHED)).and_then(|mark| mark.sync_all());
+        mark.and_then(|()| dir.sync()).map_err(|e| unusable("cannot write to it", &e))?;
+        Ok(dir)
+    }
+
+    /// Ends the founding: what is in the directory is whole.
+    pub(crate) fn founded(self) -> Result<(), Error> {
+        let done = self.sync().and_then(|()| fs::remove_file(self.path.join(UNFINISHED))).and_then(|()| self.sync());
+        done.map_err(|e| Error::Directory {
+            path: self.path.clone(),
+            reason: format!("cannot complete it: {}", plain(&e)),
+        })
+    }
+
+    /// Removes what a founding has put here, as far as that works; the mark goes last.
+    pub(crate) fn discard(self) {
+        let gone = self.remove_content().and_then(|()| fs::remove_file(self.path.join(UNFINISHED)));
+        let gone = gone.and_then(|()| fs::remove_file(self.path.join(LOCK)));
+        // A directory that was there before may be a mount point: that it stays is no failure.
+        drop(gone.and_then(|()| fs::remove_dir(&self.path)));
+    }
+
+    fn is_unfinished(&self) -> bool {
+        self.path.join(UNFINISHED).exists()
+    }
+
+    fn remove_content(&self) -> io::Result<()> {
+        for name in [LOG, STATE] {
+            match fs::remove_dir_all(self.path.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable which files there are.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()?;
+        match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(path: &Path) -> Result<Self, Error> {
         let unusable = |what: &str, e: &io::Error| Error::Directory {
             path: path.to_owned(),
             reason: format!("{what}: {}", plain(e)),
         };
         fs::create_dir_all(path).map_err(|e| unusable("cannot create it", &e))?;
-        let file = path.join("lock");
+        let file = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(file);
         let lock = lock.map_err(|e| unusable("cannot write to it", &e))?;
         match lock.try_lock() {
@@ -37,13 +118,13 @@ impl DataDir {
     /// Where the raft log lies.
     #[cfg(feature = "rocksdb")]
     pub(crate) fn log(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOG)
     }
 
     /// Where the state lies.
     #[cfg(feature = "rocksdb")]
     pub(crate) fn state(&self) -> PathBuf {
-        self.path.join("state")
+        self.path.join(STATE)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -51,19 +51,19 @@ impl Parts {
     }
 
     #[cfg(feature = "rocksdb")]
-    fn on_disk(dir: DataDir) -> Result<Self, Error> {
+    pub(crate) fn on_disk(dir: DataDir) -> Result<Self, Error> {
         let disk = log::rocks::RocksDisk::open(&dir.log()).map_err(|e| storage(&e))?;
         let backend = kelson_engine::RocksBackend::open(dir.state())?;
         Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), dir: Some(dir) })
     }
 
     #[cfg(not(feature = "rocksdb"))]
-    fn on_disk(dir: DataDir) -> Result<Self, Error> {
+    pub(crate) fn on_disk(dir: DataDir) -> Result<Self, Error> {
         let reason = "this build keeps data in memory only".to_owned();
         Err(Error::Directory { path: dir.path().to_owned(), reason })
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.as_ref().map_or_else(|| PathBuf::from("in memory"), |dir| dir.path().to_owned())
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Name of the engine's blob that holds the membership.
-const MEMBERSHIP: &str = "membership";
+pub(crate) const MEMBERSHIP: &str = "membership";
 
 /// When to flush the state.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,7 @@ impl StateMachine {
     }
 }
 
-fn log_id(applied: Applied) -> LogId {
+pub(crate) fn log_id(applied: Applied) -> LogId {
     LogId::new(LeaderId { term: applied.term, node_id: applied.node }, applied.index)
 }
 

@@ -39,6 +39,8 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
             Code::DataLoss
         }
         EngineError::Auth(refusal) => return of_auth(*refusal),
+        // Answers no request.
+        EngineError::Import(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
 }

@@ -26,7 +26,7 @@ pub use state::{Auth, Role, User};
 
 pub(crate) use change::Changed;
 pub(crate) use listen::Listeners;
-pub(crate) use stored::{load, records, store};
+pub(crate) use stored::{load, records, store, store_all};
 pub(crate) use token::Tokens;
 
 /// The user without whom auth cannot be turned on, and the role that may do everything.

@@ -10,7 +10,7 @@ use super::Changed;
 use super::codec::{decode_permission, encode_permission};
 use super::state::{Auth, Role, User};
 use crate::Error;
-use crate::backend::{Backend, Batch, Space};
+use crate::backend::{Batch, Space, View};
 use crate::codec::{Input, blob, flags, unsigned};
 
 const STATE: &[u8] = b"auth/state";
@@ -30,6 +30,13 @@ pub(crate) fn store(auth: &Auth, changed: &Changed, batch: &mut Batch) {
     batch.put(Space::Meta, STATE, state.into());
 }
 
+/// Puts all of it into the batch.
+pub(crate) fn store_all(auth: &Auth, batch: &mut Batch) {
+    let users = auth.users().map(|(name, _)| Arc::clone(name)).collect();
+    let roles = auth.roles().map(|(name, _)| Arc::clone(name)).collect();
+    store(auth, &Changed { users, roles, any: true }, batch);
+}
+
 fn put(batch: &mut Batch, prefix: &[u8], name: &str, record: Option<Vec<u8>>) {
     let key = [prefix, name.as_bytes()].concat();
     match record {
@@ -45,7 +52,7 @@ pub(crate) fn records(auth: &Auth) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// The state as it was last stored; that of a new store where there is none.
-pub(crate) fn load(backend: &dyn Backend) -> Result<Auth, Error> {
+pub(crate) fn load<V: View + ?Sized>(backend: &V) -> Result<Auth, Error> {
     let Some(state) = backend.get(Space::Meta, STATE)? else { return Ok(Auth::default()) };
     let damaged = |what: &str| Error::Storage(format!("the store is damaged: unreadable {what}"));
     let (enabled, revision) = decode(&state, |input| {
@@ -59,8 +66,8 @@ pub(crate) fn load(backend: &dyn Backend) -> Result<Auth, Error> {
 }
 
 /// All records under a prefix; the error is `None` where one does not read back.
-fn named<T>(
-    backend: &dyn Backend,
+fn named<T, V: View + ?Sized>(
+    backend: &V,
     prefix: &[u8],
     of: impl Fn(&mut Input) -> Result<T, Error>,
 ) -> Result<Vec<(Arc<str>, T)>, Option<Error>> {

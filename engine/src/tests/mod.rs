@@ -3,6 +3,7 @@
 mod alarm;
 mod auth;
 mod compaction;
+mod export;
 mod hash;
 mod lease;
 mod model;
@@ -107,6 +108,10 @@ fn all() -> KeyRange {
 
 fn put(key: &str, value: &str) -> Put {
     Put { key: bytes(key), value: bytes(value), ..Put::default() }
+}
+
+fn delete_range(key: &str) -> Op {
+    Op::DeleteRange(DeleteRange { range: one(key), prev_kv: false })
 }
 
 fn request(range: KeyRange) -> RangeRequest {

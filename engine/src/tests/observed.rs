@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
-use crate::{Error, MemoryBackend};
+use crate::{Error, MemoryBackend, backend};
 
 pub(super) struct Observed {
     pub inner: MemoryBackend,
@@ -50,5 +50,9 @@ impl Backend for Observed {
 
     fn size_bytes(&self) -> u64 {
         self.inner.size_bytes()
+    }
+
+    fn pinned(&self, read: &mut dyn FnMut(&dyn backend::View) -> Result<(), Error>) -> Result<(), Error> {
+        self.inner.pinned(read)
     }
 }

@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod durable;
 mod expiry;
+mod founding;
 mod lifecycle;
 mod poll;
 #[cfg(feature = "rocksdb")]

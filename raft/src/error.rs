@@ -15,6 +15,9 @@ pub enum Error {
     /// A transaction nests deeper than [`MAX_TXN_DEPTH`](kelson_engine::MAX_TXN_DEPTH). Nothing changed.
     #[error("etcdserver: too many operations in txn request")]
     TooDeep,
+    /// No member has this id. Nothing changed.
+    #[error("etcdserver: member not found")]
+    NoMember,
     /// The node is shutting down or has stopped. A command that was already accepted may still have taken effect.
     #[error("etcdserver: server stopped")]
     Stopped,

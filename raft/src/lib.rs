@@ -15,6 +15,7 @@ mod error;
 mod founding;
 mod leases;
 mod log;
+mod membership;
 mod network;
 mod node;
 mod proposer;

@@ -5,7 +5,11 @@ use std::sync::{Arc, OnceLock};
 use kelson_engine::{Command, Outcome, Reader};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::{Duration, timeout},
 };
 
@@ -15,6 +19,7 @@ use crate::{
     defrag::Defrag,
     leases::Leases,
     log::LogStore,
+    membership::Update,
     queue::Queue,
     start::{self, Parts},
     state::StateMachine,
@@ -45,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) defrag: Defrag,
     /// Asks for a flush of the state, after which the log in front of it goes.
     pub(crate) flush: Arc<Notify>,
+    /// Changes of members that are to be made.
+    pub(crate) updates: mpsc::Sender<Update>,
     pub(crate) reader: Reader,
     pub(crate) log: LogStore,
     pub(crate) failure: Arc<OnceLock<Error>>,
@@ -144,19 +151,19 @@ impl Node {
         status
     }
 
-    /// All members; the addresses of this one are those it was opened with.
+    /// All members. This one's name and its addresses for clients are those it was opened with, its addresses for
+    /// members those it was founded with or that [`Node::update_member`] has set since.
     pub fn members(&self) -> Vec<Member> {
         let config = &self.inner.config;
         let membership = self.inner.metrics.borrow_watched().membership_config.clone();
         let voters: Vec<u64> = membership.voter_ids().collect();
         let member = |(id, peer): (&u64, &crate::types::Peer)| {
             let is_learner = !voters.contains(id);
-            let (name, peer_urls, client_urls) = if *id == config.node_id {
-                (config.name.clone(), config.peer_urls.clone(), config.client_urls.clone())
-            } else {
-                (peer.name.clone(), peer.peer_urls.clone(), peer.client_urls.clone())
+            let (name, client_urls) = match *id == config.node_id {
+                true => (config.name.clone(), config.client_urls.clone()),
+                false => (peer.name.clone(), peer.client_urls.clone()),
             };
-            Member { id: *id, name, peer_urls, client_urls, is_learner }
+            Member { id: *id, name, peer_urls: peer.peer_urls.clone(), client_urls, is_learner }
         };
         membership.nodes().map(member).collect()
     }
@@ -164,6 +171,20 @@ impl Node {
     /// The time by this member's clock, in milliseconds from an arbitrary start.
     pub fn now_ms(&self) -> u64 {
         self.inner.config.clock.now_ms()
+    }
+
+    /// Replaces the addresses under which other members reach a member; every member learns it, and a restart keeps it.
+    ///
+    /// # Errors
+    /// [`Error::NoMember`] for an id that is no member's, else why it could not be ordered.
+    pub async fn update_member(&self, id: u64, peer_urls: Vec<String>) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let update = Update { id, peer_urls, reply };
+        self.inner.updates.try_send(update).map_err(|error| match error {
+            TrySendError::Full(_) => Error::TooManyRequests,
+            TrySendError::Closed(_) => self.explain(Error::Stopped),
+        })?;
+        self.wait(answer).await
     }
 
     /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease or this

@@ -76,7 +76,7 @@ fn answer(result: ClientWriteResult<Types>, replies: Vec<Reply>) {
     }
 }
 
-fn refusal(error: &ClientWriteError<Types>) -> Error {
+pub(crate) fn refusal(error: &ClientWriteError<Types>) -> Error {
     match error {
         ClientWriteError::ForwardToLeader(_) => Error::NoLeader,
         ClientWriteError::LogEntryDiscarded(_) => Error::LeaderChanged,

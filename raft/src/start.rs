@@ -13,7 +13,7 @@ use std::{
 
 use kelson_engine::{Backend, Engine, MemoryBackend, Reader};
 use openraft::{ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::Fatal};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     Config, Data, Error,
@@ -24,6 +24,7 @@ use crate::{
     dir::DataDir,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
+    membership,
     network::Alone,
     node::{Inner, Raft},
     proposer::{self, Limits},
@@ -135,7 +136,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);
     let defrag = Defrag::new(reader.clone(), log.clone());
-    let background = Background {
+    let mut background = Background {
         raft: raft.clone(),
         queue: queue.clone(),
         barrier: barrier.clone(),
@@ -150,6 +151,8 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
         ended: ended_tx,
     };
     let compacting = compaction.subscribe();
+    let (updates, changes) = mpsc::channel(membership::MOST);
+    background.tasks.push(tokio::spawn(membership::run(raft.clone(), changes)));
     let inner = Inner {
         metrics: raft.metrics(),
         config,
@@ -159,6 +162,7 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
         compacting,
         defrag,
         flush: wanted,
+        updates,
         reader,
         log,
         failure,

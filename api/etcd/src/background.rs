@@ -30,7 +30,7 @@ async fn look(node: &Node, schedule: &mut Schedule, now: Duration) {
     let mut compacted = None;
     if let Some(revision) = due {
         tracing::info!(revision, "starting auto compaction");
-        match node.propose(Command::Compact { revision }).await {
+        match node.propose(node.reader().by_system(Command::Compact { revision })).await {
             // Somebody else has done it.
             Ok(_) | Err(Error::Engine(EngineError::Compacted)) => {
                 tracing::info!(revision, "completed auto compaction");

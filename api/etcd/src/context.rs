@@ -1,13 +1,20 @@
 //! What all services share.
 
-use kelson_raft::Node;
+use std::sync::atomic::Ordering::Relaxed;
+
+use kelson_engine::command::{Command, Outcome};
+use kelson_raft::{Error, Node};
 use kelson_wire::pb::etcdserverpb::ResponseHeader;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::large::Room;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
+use crate::quota::Quota;
 use crate::reads::Reads;
 use crate::refusal;
 
@@ -21,10 +28,17 @@ pub(crate) struct Context {
     pub(crate) reads: Reads,
     pub(crate) options: ServerOptions,
     pub(crate) metrics: Metrics,
+    pub(crate) quota: Quota,
+    /// Large answers on their way.
+    pub(crate) room: Room,
+    /// Places for those who wait for a lock or an election.
+    pub(crate) waiters: Semaphore,
     /// Cancelled when the server stops.
     pub(crate) shutdown: CancellationToken,
     cluster_id: u64,
     member_id: u64,
+    /// The last leader seen, and how many there were.
+    leaders: Mutex<(u64, u64)>,
 }
 
 impl Context {
@@ -32,19 +46,44 @@ impl Context {
         let status = node.status();
         Self {
             reads: Reads::new(node.clone(), options.max_large_reads),
+            quota: Quota::new(options.quota_bytes),
+            room: Room::new(options.max_unsent_bytes),
+            waiters: Semaphore::new(options.max_waiters.min(Semaphore::MAX_PERMITS)),
             node,
             options,
             metrics: Metrics::default(),
             shutdown,
+            leaders: Mutex::new((0, 0)),
             cluster_id: status.cluster_id,
             member_id: status.member_id,
         }
+    }
+
+    /// Proposes a command; a refusal in the words of a client.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, Status> {
+        let outcome = self.node.propose(command).await;
+        outcome.map_err(|error| {
+            if !matches!(error, Error::Engine(_) | Error::TooDeep) {
+                self.metrics.counters().failed_proposals.fetch_add(1, Relaxed);
+            }
+            refusal::of_raft(&error)
+        })
     }
 
     pub(crate) fn header(&self, revision: i64) -> Option<ResponseHeader> {
         // The term of the newest applied entry: a leader's own from its first entry on, and cheaper than asking raft.
         let raft_term = self.node.reader().applied().map_or(0, |applied| applied.term);
         Some(ResponseHeader { cluster_id: self.cluster_id, member_id: self.member_id, revision, raft_term })
+    }
+
+    /// How many leaders there were, with the one of now.
+    pub(crate) fn leaders_seen(&self, now: u64) -> u64 {
+        let mut leaders = self.leaders.lock();
+        let (last, count) = *leaders;
+        if now != 0 && now != last {
+            *leaders = (now, count + 1);
+        }
+        leaders.1
     }
 
     /// The header of an answer that reads and writes no keys.

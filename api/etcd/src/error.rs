@@ -6,6 +6,9 @@ pub enum Error {
     /// The listener takes no connections any more.
     #[error("cannot accept connections: {0}")]
     Accept(#[from] std::io::Error),
+    /// The JSON gateway lacks what it translates with.
+    #[error("JSON gateway: {0}")]
+    Gateway(String),
     /// Certificates or keys that cannot be used.
     #[error("TLS: {0}")]
     Tls(String),

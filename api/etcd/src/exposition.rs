@@ -1,12 +1,14 @@
 //! `/metrics`: Prometheus' text format, with etcd's names for what there is.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kelson_raft::SYNC_BUCKETS_US;
 
 use crate::context::{CLUSTER_VERSION, Context, ETCD_VERSION};
-use crate::metrics::{CODES, METHODS};
+use crate::health::Check;
+use crate::histogram::{Histogram, number};
+use crate::metrics::{self, CODES, Calls, Counters, METHODS};
 
 /// Content type of the answer.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,12 +37,32 @@ impl Page {
 
 /// The whole page.
 pub(crate) fn render(context: &Context) -> String {
-    let mut page = Page(String::with_capacity(16 << 10));
+    context.metrics.counters().scrapes.fetch_add(1, Relaxed);
+    let mut page = Page(String::with_capacity(64 << 10));
     server(&mut page, context);
+    raft(&mut page, context);
     storage(&mut page, context);
+    watches(&mut page, context);
+    leases(&mut page, context);
+    probes(&mut page, context);
     services(&mut page, context);
     process(&mut page);
     page.0
+}
+
+impl Page {
+    fn count(&mut self, name: &str, help: &str, count: &AtomicU64) {
+        self.counter(name, help, number(count.load(Relaxed) as f64));
+    }
+
+    fn level(&mut self, name: &str, help: &str, count: &AtomicU64) {
+        self.gauge(name, help, number(count.load(Relaxed) as f64));
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        histogram.render(name, &mut self.0);
+    }
 }
 
 fn server(page: &mut Page, context: &Context) {
@@ -56,19 +78,48 @@ fn server(page: &mut Page, context: &Context) {
     page.head("etcd_cluster_version", "gauge", "The version of the cluster's protocol.");
     let minor = CLUSTER_VERSION.trim_end_matches(".0");
     let _ = writeln!(page.0, "etcd_cluster_version{{cluster_version=\"{minor}\"}} 1");
+    page.counter(
+        "etcd_server_leader_changes_seen_total",
+        "Leaders that this member has seen, counted when it is asked.",
+        context.leaders_seen(status.leader),
+    );
+    page.counter("etcd_server_learner_promote_successes", "Learners that were made voters.", promotions(counters));
+    let quota = number(context.quota.told() as f64);
+    page.gauge("etcd_server_quota_backend_bytes", "Most bytes that the state may take.", quota);
+    page.level("etcd_server_client_connections", "Open client connections.", &counters.connections);
+    page.head("etcd_network_known_peers", "gauge", "Members, by who tells of them.");
+    for member in context.node.members() {
+        let (local, remote) = (status.member_id, member.id);
+        let _ = writeln!(page.0, "etcd_network_known_peers{{Local=\"{local:x}\",Remote=\"{remote:x}\"}} 1");
+    }
+}
+
+fn promotions(counters: &Counters) -> u64 {
+    let place = metrics::place("/etcdserverpb.Cluster/MemberPromote");
+    place.map_or(0, |place| counters.calls[place].handled[0].load(Relaxed))
+}
+
+fn raft(page: &mut Page, context: &Context) {
+    let status = context.node.status();
+    let counters = context.metrics.counters();
     page.gauge("etcd_server_proposals_committed_total", "Index of the newest committed log entry.", status.committed);
     page.gauge("etcd_server_proposals_applied_total", "Index of the newest applied log entry.", status.applied);
     page.gauge("etcd_server_proposals_pending", "Commands that wait for a place in the log.", status.pending);
-    page.counter(
-        "etcd_server_health_success",
-        "Health checks that succeeded.",
-        counters.health_successes.load(Relaxed),
+    page.count(
+        "etcd_server_proposals_failed_total",
+        "Commands that were not ordered, or of unknown fate.",
+        &counters.failed_proposals,
     );
-    page.counter("etcd_server_health_failures", "Health checks that failed.", counters.health_failures.load(Relaxed));
-
-    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state, on disk or in memory.", status.db_size);
-    // The backend cannot tell live data from what it will drop with its next merge.
-    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the state in use, at most.", status.db_size);
+    page.count(
+        "etcd_server_read_indexes_failed_total",
+        "Linearizable reads that the cluster did not confirm.",
+        &context.reads.failed,
+    );
+    page.count(
+        "etcd_server_slow_read_indexes_total",
+        "Linearizable reads that were confirmed after more than half a second.",
+        &context.reads.slow,
+    );
     page.gauge("etcd_debugging_raft_log_size_in_bytes", "Bytes of the log.", status.log_size);
 
     let name = "etcd_disk_wal_fsync_duration_seconds";
@@ -89,39 +140,145 @@ fn seconds(us: u64) -> f64 {
 
 fn storage(page: &mut Page, context: &Context) {
     let reader = context.node.reader();
+    let counters = context.metrics.counters();
+    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state, on disk or in memory.", reader.size_bytes());
+    page.gauge(
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "Bytes of the state without what compaction has left to be reused.",
+        reader.in_use_bytes(),
+    );
+    let reads = context.reads.under_way();
+    page.gauge("etcd_mvcc_db_open_read_transactions", "Large reads under way.", reads);
     page.gauge("etcd_debugging_mvcc_current_revision", "The store's revision.", reader.revision());
     page.gauge("etcd_debugging_mvcc_compact_revision", "Revision of the last compaction.", reader.compacted_revision());
     page.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", reader.key_count());
     page.gauge("etcd_debugging_mvcc_history_total", "Superseded writes and deletions kept.", reader.history_count());
     page.gauge("etcd_debugging_mvcc_cache_size_in_bytes", "Bytes of records held in memory.", reader.cache_bytes());
-    page.gauge("etcd_debugging_lease_leases_total", "Leases that exist.", reader.lease_count());
+    page.count("etcd_mvcc_range_total", "Ranges read for clients.", &counters.ranges);
+    page.count("etcd_mvcc_put_total", "Puts made for clients.", &counters.puts);
+    page.count("etcd_mvcc_delete_total", "Deletions made for clients.", &counters.deletes);
+    page.count("etcd_mvcc_txn_total", "Transactions of more than one operation.", &counters.txns);
+    page.level(
+        "etcd_debugging_mvcc_total_put_size_in_bytes",
+        "Bytes of keys and values put by clients.",
+        &counters.put_bytes,
+    );
+    page.level("etcd_disk_defrag_inflight", "Defragmentations under way.", &counters.defrags);
+    page.histogram(
+        "etcd_disk_backend_defrag_duration_seconds",
+        "How long defragmentations took.",
+        &counters.defrag_seconds,
+    );
+    page.histogram(
+        "etcd_disk_backend_snapshot_duration_seconds",
+        "How long it took to send snapshots.",
+        &counters.snapshot_seconds,
+    );
+    page.histogram("etcd_mvcc_hash_duration_seconds", "How long hashing the state took.", &counters.hash_seconds);
+    page.histogram(
+        "etcd_mvcc_hash_rev_duration_seconds",
+        "How long hashing the history took.",
+        &counters.hash_kv_seconds,
+    );
+}
+
+fn watches(page: &mut Page, context: &Context) {
     let counters = context.metrics.counters();
-    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", counters.watch_streams.load(Relaxed));
-    page.gauge("etcd_debugging_mvcc_watcher_total", "Open watches.", counters.watchers.load(Relaxed));
-    page.counter("etcd_debugging_mvcc_events_total", "Events sent to watches.", counters.events.load(Relaxed));
+    page.level("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", &counters.watch_streams);
+    page.level("etcd_debugging_mvcc_watcher_total", "Open watches.", &counters.watchers);
+    page.level(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Watches that have history to tell when they were last looked at.",
+        &counters.slow_watchers,
+    );
+    page.count("etcd_debugging_mvcc_events_total", "Events sent to watches.", &counters.events);
+}
+
+fn leases(page: &mut Page, context: &Context) {
+    let counters = context.metrics.counters();
+    page.gauge("etcd_debugging_lease_leases_total", "Leases that exist.", context.node.reader().lease_count());
+    page.count("etcd_debugging_lease_granted_total", "Leases granted.", &counters.leases_granted);
+    page.count("etcd_debugging_lease_renewed_total", "Renewals of leases.", &counters.leases_renewed);
+    page.count("etcd_debugging_lease_revoked_total", "Leases that clients revoked.", &counters.leases_revoked);
+    page.histogram("etcd_debugging_lease_ttl_total", "Seconds to live of granted leases.", &counters.lease_ttls);
+}
+
+fn probes(page: &mut Page, context: &Context) {
+    let counters = context.metrics.counters();
+    page.count("etcd_server_health_success", "Health checks that succeeded.", &counters.health_successes);
+    page.count("etcd_server_health_failures", "Health checks that failed.", &counters.health_failures);
+    let kinds = [("livez", Check::LIVE), ("readyz", Check::READY)];
+    let named = kinds.into_iter().flat_map(|(kind, checks)| checks.iter().map(move |check| (kind, check.name())));
+    let run: Vec<_> = named
+        .zip(&counters.checks)
+        .map(|(name, (fine, failed, last))| (name, fine.load(Relaxed), failed.load(Relaxed), last.load(Relaxed)))
+        .filter(|(_, fine, failed, _)| fine + failed > 0)
+        .collect();
+    if !run.is_empty() {
+        page.head("etcd_server_healthcheck", "gauge", "Whether each check found nothing when it was last run.");
+        for ((kind, name), _, _, last) in &run {
+            let _ = writeln!(page.0, "etcd_server_healthcheck{{name=\"{name}\",type=\"{kind}\"}} {}", u8::from(*last));
+        }
+        page.head("etcd_server_healthchecks_total", "counter", "Runs of each check, by what came of them.");
+        for ((kind, name), fine, failed, _) in &run {
+            for (status, count) in [("success", fine), ("error", failed)] {
+                if *count > 0 {
+                    let labels = format!("name=\"{name}\",status=\"{status}\",type=\"{kind}\"");
+                    let _ = writeln!(page.0, "etcd_server_healthchecks_total{{{labels}}} {count}");
+                }
+            }
+        }
+    }
+    page.gauge("promhttp_metric_handler_requests_in_flight", "Pages of metrics being written.", 1);
+    page.head("promhttp_metric_handler_requests_total", "counter", "Pages of metrics written, by status.");
+    let scrapes = counters.scrapes.load(Relaxed) - 1;
+    for (code, count) in [("200", scrapes), ("500", 0), ("503", 0)] {
+        let _ = writeln!(page.0, "promhttp_metric_handler_requests_total{{code=\"{code}\"}} {count}");
+    }
 }
 
 fn services(page: &mut Page, context: &Context) {
     let counters = context.metrics.counters();
-    page.gauge("etcd_server_client_connections", "Open client connections.", counters.connections.load(Relaxed));
-    page.head("grpc_server_started_total", "counter", "Calls that began.");
-    for (index, (service, method, kind)) in METHODS.iter().enumerate() {
-        let labels = format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"");
-        let _ = writeln!(page.0, "grpc_server_started_total{{{labels}}} {}", counters.started(index));
-    }
-    page.head("grpc_server_handled_total", "counter", "Calls that ended, by code.");
-    for (index, (service, method, kind)) in METHODS.iter().enumerate() {
-        for (code, code_name) in CODES.iter().enumerate() {
-            let count = counters.handled(index, code);
-            if count == 0 && code != 0 {
-                continue;
-            }
-            let labels = format!(
-                "grpc_code=\"{code_name}\",grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\""
-            );
-            let _ = writeln!(page.0, "grpc_server_handled_total{{{labels}}} {count}");
+    page.count(
+        "etcd_network_client_grpc_received_bytes_total",
+        "Bytes of clients' messages.",
+        &counters.received_bytes,
+    );
+    page.count("etcd_network_client_grpc_sent_bytes_total", "Bytes of messages to clients.", &counters.sent_bytes);
+    type Column = fn(&Calls) -> &AtomicU64;
+    let columns: [(&str, &str, Column); 3] = [
+        ("grpc_server_started_total", "Calls that began.", |calls| &calls.started),
+        ("grpc_server_msg_received_total", "Messages received.", |calls| &calls.received),
+        ("grpc_server_msg_sent_total", "Messages sent.", |calls| &calls.sent),
+    ];
+    for (name, help, column) in columns {
+        page.head(name, "counter", help);
+        for ((service, method, kind), calls) in METHODS.iter().zip(&counters.calls) {
+            let labels = format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"");
+            let _ = writeln!(page.0, "{name}{{{labels}}} {}", column(calls).load(Relaxed));
         }
     }
+    page.head("grpc_server_handled_total", "counter", "Calls that ended, by code.");
+    for ((service, method, kind), calls) in METHODS.iter().zip(&counters.calls) {
+        for (code, count) in CODES.iter().zip(&calls.handled) {
+            let labels = format!(
+                "grpc_code=\"{code}\",grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\""
+            );
+            let _ = writeln!(page.0, "grpc_server_handled_total{{{labels}}} {}", count.load(Relaxed));
+        }
+    }
+}
+
+/// Most files that this process may have open; 0 where the system does not tell.
+pub(crate) fn file_limit() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    limit(&limits, "Max open files").unwrap_or(0)
+}
+
+/// A soft limit; what is unlimited is as large as it can be.
+fn limit(limits: &str, name: &str) -> Option<u64> {
+    let value = limits.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next())?;
+    if value == "unlimited" { Some(u64::MAX) } else { value.parse().ok() }
 }
 
 /// What the system knows of this process; nothing where it does not tell it in Linux' way.
@@ -151,11 +308,34 @@ fn process(page: &mut Page) {
         page.gauge("process_start_time_seconds", "Start of the process in seconds since 1970.", at);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        page.gauge("process_open_fds", "Open file descriptors.", files.count());
+        let files = files.count();
+        page.gauge("process_open_fds", "Open file descriptors.", files);
+        page.gauge("os_fd_used", "Open file descriptors.", files);
     }
     let limits = read("limits");
-    let max = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_ascii_whitespace().next());
-    if let Some(max) = max.and_then(|text| text.parse::<u64>().ok()) {
+    if let Some(max) = limit(&limits, "Max open files") {
         page.gauge("process_max_fds", "Most file descriptors that may be open.", max);
+        page.gauge("os_fd_limit", "Most file descriptors that may be open.", max);
     }
+    if let Some(max) = limit(&limits, "Max address space") {
+        let max = number(max as f64);
+        page.gauge("process_virtual_memory_max_bytes", "Largest address space that is allowed, in bytes.", max);
+    }
+    if let Some((received, sent)) = network(&read("net/netstat")) {
+        let help = "Bytes that came over the network to this network namespace.";
+        page.counter("process_network_receive_bytes_total", help, number(received));
+        let help = "Bytes that went over the network from this network namespace.";
+        page.counter("process_network_transmit_bytes_total", help, number(sent));
+    }
+}
+
+/// Bytes received and sent, from a table whose lines come in pairs: names, then numbers.
+fn network(table: &str) -> Option<(f64, f64)> {
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let find = |wanted: &str| {
+        let mut pairs = names.split_ascii_whitespace().zip(numbers.split_ascii_whitespace());
+        pairs.find(|(name, _)| *name == wanted).and_then(|(_, number)| number.parse::<f64>().ok())
+    };
+    Some((find("InOctets")?, find("OutOctets")?))
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
+use kelson_engine::AlarmKind;
 use kelson_engine::command::{KeyRange, RangeRequest};
 use kelson_wire::pb::health::health_check_response::ServingStatus;
 use kelson_wire::pb::health::health_server::Health;
@@ -11,13 +12,12 @@ use kelson_wire::pb::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
-use crate::metrics::Method;
 use crate::refusal;
 
 /// One thing that may be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// Members agree on what they hold. Nothing compares them yet, so nothing is ever found.
+    /// Members agree on what they hold: no alarm says otherwise.
     DataCorruption,
     /// This member's own state can be read.
     SerializableRead,
@@ -33,6 +33,13 @@ impl Check {
     pub(crate) const READY: &[Check] =
         &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
+    /// Its place among the counters: those of `/livez` come first.
+    pub(crate) fn place(self, live: bool) -> usize {
+        let kind = if live { Check::LIVE } else { Check::READY };
+        let before = if live { 0 } else { Check::LIVE.len() };
+        before + kind.iter().position(|check| *check == self).unwrap_or(0)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Check::DataCorruption => "data_corruption",
@@ -45,7 +52,11 @@ impl Check {
     /// Runs it; the error says what is wrong.
     pub(crate) async fn run(self, context: &Context) -> Result<(), String> {
         match self {
-            Check::DataCorruption => Ok(()),
+            Check::DataCorruption => {
+                let alarms = context.node.reader().alarms();
+                let corrupt = alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
+                if corrupt { Err("alarm activated: CORRUPT".into()) } else { Ok(()) }
+            }
             Check::SerializableRead => read(context, true).await,
             Check::LinearizableRead => read(context, false).await,
             Check::NonLearner if context.node.status().is_learner => Err("not supported for learner".into()),
@@ -102,14 +113,13 @@ impl HealthService {
 #[tonic::async_trait]
 impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        self.context.metrics.unary(Method::HealthCheck, self.do_check(request.into_inner())).await
+        self.do_check(request.into_inner()).await.map(Response::new)
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     /// Says how it is, and that it is over when the server stops.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let call = self.context.metrics.stream(Method::HealthWatch);
         let first = if request.into_inner().service.is_empty() {
             self.serving()
         } else {
@@ -118,9 +128,7 @@ impl Health for HealthService {
         let shutdown = self.context.shutdown.clone();
         let end = stream::once(async move {
             shutdown.cancelled().await;
-            let status = Status::unavailable(refusal::STOPPED);
-            call.fails(&status);
-            Err(status)
+            Err(Status::unavailable(refusal::STOPPED))
         });
         Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(end))))
     }

@@ -3,9 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE,
+    HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use kelson_engine::{Alarm, AlarmKind};
 use tonic::body::Body;
 
 use crate::context::{CLUSTER_VERSION, Context, ETCD_VERSION};
@@ -20,7 +24,11 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     let checks = match path {
-        "/health" | "/version" | "/metrics" => None,
+        "/health" | "/version" | "/metrics" | "/debug/vars" => None,
+        _ if context.options.pprof && (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) => {
+            let text = "there are no Go profiles here: this server is written in another language\n";
+            return answer(StatusCode::NOT_IMPLEMENTED, TEXT, text);
+        }
         _ => match checks(path) {
             Some(checks) => Some(checks),
             None => return not_found(),
@@ -30,7 +38,8 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
         return only("GET");
     }
     match (path, checks) {
-        (_, Some(checks)) => probe(context, query, &checks).await,
+        (_, Some(checks)) => probe(context, path.starts_with("/livez"), query, &checks).await,
+        ("/debug/vars", _) => answer(StatusCode::OK, "application/json; charset=utf-8", variables(context)),
         ("/version", _) => answer(StatusCode::OK, "application/json", version()),
         ("/metrics", _) => answer(StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(context)),
         _ => health(context, query).await,
@@ -82,9 +91,49 @@ pub(crate) fn version() -> String {
     format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{CLUSTER_VERSION}","storage":"{CLUSTER_VERSION}"}}"#)
 }
 
+/// What Go programs publish of themselves, as far as it has a meaning here.
+fn variables(context: &Context) -> String {
+    let status = context.node.status();
+    let state = if status.is_leader { "StateLeader" } else { "StateFollower" };
+    let variables = serde_json::json!({
+        "cmdline": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        "file_descriptor_limit": exposition::file_limit(),
+        "raft.status": {
+            "id": format!("{:x}", status.member_id),
+            "term": status.term,
+            "commit": status.committed,
+            "lead": format!("{:x}", status.leader),
+            "raftState": state,
+            "applied": status.applied,
+            "leadtransferee": "0",
+        },
+    });
+    format!("{variables:#}\n")
+}
+
+fn alarm_name(kind: AlarmKind) -> &'static str {
+    match kind {
+        AlarmKind::NoSpace => "NOSPACE",
+        AlarmKind::Corrupt => "CORRUPT",
+    }
+}
+
+/// Says that pages of every origin may ask, as etcd does unless it is told otherwise.
+pub(crate) fn allow_origins(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, content-type, authorization"));
+    response
+}
+
 async fn health(context: &Context, query: &str) -> Response<Body> {
     let serializable = values(query, "serializable").next() == Some("true");
-    let reason = if !serializable && context.node.status().leader == 0 {
+    let excluded = |alarm: &&Alarm| values(query, "exclude").any(|name| name == alarm_name(alarm.kind));
+    let alarms = context.node.reader().alarms();
+    let reason = if let Some(alarm) = alarms.iter().find(|alarm| !excluded(alarm)) {
+        Err(format!("ALARM {}", alarm_name(alarm.kind)))
+    } else if !serializable && context.node.status().leader == 0 {
         Err("RAFT NO LEADER".to_owned())
     } else {
         health::read(context, serializable).await.map_err(|error| format!("RANGE ERROR:{error}"))
@@ -103,7 +152,7 @@ async fn health(context: &Context, query: &str) -> Response<Body> {
     }
 }
 
-async fn probe(context: &Context, query: &str, checks: &[Check]) -> Response<Body> {
+async fn probe(context: &Context, live: bool, query: &str, checks: &[Check]) -> Response<Body> {
     let mut report = String::new();
     let mut failed = context.shutdown.is_cancelled();
     if failed {
@@ -114,7 +163,11 @@ async fn probe(context: &Context, query: &str, checks: &[Check]) -> Response<Bod
         if checks.len() > 1 && values(query, "exclude").any(|excluded| excluded == name) {
             continue;
         }
-        match check.run(context).await {
+        let found = check.run(context).await;
+        let (successes, errors, fine) = &context.metrics.counters().checks[check.place(live)];
+        fine.store(found.is_ok(), Relaxed);
+        if found.is_ok() { successes } else { errors }.fetch_add(1, Relaxed);
+        match found {
             Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
             Err(reason) => {
                 failed = true;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{Stream, stream};
 use kelson_engine::command::{Command, KeyRange, Outcome, RangeRequest as Read};
@@ -14,8 +15,8 @@ use kelson_wire::pb::etcdserverpb::{
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
-use crate::metrics::Method;
-use crate::{convert, read_txn, refusal, validate};
+use crate::large::Large;
+use crate::{convert, quota, read_txn, refusal, tally, validate};
 
 /// Keys in the first chunk of a range stream; doubled or halved from there to come near a request's size.
 const FIRST_CHUNK: i64 = 10;
@@ -30,10 +31,6 @@ impl KvService {
         Self { context }
     }
 
-    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
-        self.context.node.propose(command).await.map_err(|error| refusal::of_raft(&error))
-    }
-
     async fn do_range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
         validate::range(&request)?;
         let serializable = request.serializable;
@@ -41,14 +38,20 @@ impl KvService {
         let reads = &self.context.reads;
         let answer = if serializable { reads.local(read).await } else { reads.linearizable(read).await };
         let (revision, answer) = answer.map_err(|error| refusal::of_raft(&error))?;
+        self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
         Ok(convert::range_response(self.context.header(revision), answer))
     }
 
     async fn do_put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        self.context.quota.check(&self.context.node, quota::put(&request)).await?;
         validate::put(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
-        match self.propose(Command::Put(convert::put(request))).await? {
+        let bytes = request.key.len() + request.value.len();
+        match self.context.propose(Command::Put(convert::put(request))).await? {
             Outcome::Put { revision, prev_kv } => {
+                let counters = self.context.metrics.counters();
+                counters.puts.fetch_add(1, Relaxed);
+                counters.put_bytes.fetch_add(bytes as u64, Relaxed);
                 Ok(PutResponse { header: self.context.header(revision), prev_kv: prev_kv.map(convert::key_value) })
             }
             other => Err(mismatch(&other)),
@@ -58,17 +61,18 @@ impl KvService {
     async fn do_delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
         validate::delete(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
-        match self.propose(Command::DeleteRange(convert::delete(request))).await? {
-            Outcome::DeleteRange { revision, deleted, prev_kvs } => Ok(DeleteRangeResponse {
-                header: self.context.header(revision),
-                deleted,
-                prev_kvs: convert::key_values(prev_kvs),
-            }),
+        match self.context.propose(Command::DeleteRange(convert::delete(request))).await? {
+            Outcome::DeleteRange { revision, deleted, prev_kvs } => {
+                self.context.metrics.counters().deletes.fetch_add(1, Relaxed);
+                let prev_kvs = convert::key_values(prev_kvs);
+                Ok(DeleteRangeResponse { header: self.context.header(revision), deleted, prev_kvs })
+            }
             other => Err(mismatch(&other)),
         }
     }
 
     async fn do_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.context.quota.check(&self.context.node, quota::txn(&request)).await?;
         validate::txn(&request, self.context.options.max_txn_ops)?;
         if read_txn::is_read_only(&request) {
             let serializable = read_txn::is_serializable(&request);
@@ -78,13 +82,19 @@ impl KvService {
             return Ok(self.txn_response(revision, answer));
         }
         validate::size(&request, self.context.options.max_request_bytes)?;
-        match self.propose(Command::Txn(convert::txn(request)?)).await? {
-            Outcome::Txn { revision, response } => Ok(self.txn_response(revision, response)),
+        let bytes = [tally::put_bytes(&request.success), tally::put_bytes(&request.failure)];
+        match self.context.propose(Command::Txn(convert::txn(request)?)).await? {
+            Outcome::Txn { revision, response } => {
+                let bytes = bytes[usize::from(!response.succeeded)];
+                self.context.metrics.counters().put_bytes.fetch_add(bytes as u64, Relaxed);
+                Ok(self.txn_response(revision, response))
+            }
             other => Err(mismatch(&other)),
         }
     }
 
     fn txn_response(&self, revision: i64, answer: kelson_engine::command::TxnResponse) -> TxnResponse {
+        tally::operations(&answer.responses, self.context.metrics.counters());
         TxnResponse {
             header: self.context.header(revision),
             succeeded: answer.succeeded,
@@ -93,10 +103,14 @@ impl KvService {
     }
 
     async fn do_compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
-        // `physical` asks to wait for the space, which the backend frees by itself as it merges its files: history is
-        // gone for every reader when this returns.
-        match self.propose(Command::Compact { revision: request.revision }).await? {
-            Outcome::Compact { revision } => Ok(CompactionResponse { header: self.context.header(revision) }),
+        match self.context.propose(Command::Compact { revision: request.revision }).await? {
+            Outcome::Compact { revision } => {
+                // History is gone for every reader already; the space is not.
+                if request.physical {
+                    self.context.node.compaction_done().await.map_err(|error| refusal::of_raft(&error))?;
+                }
+                Ok(CompactionResponse { header: self.context.header(revision) })
+            }
             other => Err(mismatch(&other)),
         }
     }
@@ -111,32 +125,33 @@ pub(crate) fn mismatch(outcome: &Outcome) -> Status {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::Range, self.do_range(request.into_inner())).await
+        let mut answer = self.do_range(request.into_inner()).await?;
+        let large = Large::take(&mut answer, &self.context.room).await?;
+        let mut response = Response::new(answer);
+        if let Some(large) = large {
+            response.extensions_mut().insert(large);
+        }
+        Ok(response)
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        let call = self.context.metrics.stream(Method::RangeStream);
         let request = request.into_inner();
         validate::range_stream(&request)?;
         if !request.serializable {
-            self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
+            self.context.reads.barrier().await.map_err(|error| refusal::of_raft(&error))?;
         }
         let chunks = Chunks::new(self.context.clone(), convert::range(request)?);
-        let stream = stream::unfold((Some(chunks), call), |(chunks, call)| async move {
+        let stream = stream::unfold(Some(chunks), |chunks| async move {
             let mut chunks = chunks?;
             match chunks.next().await {
                 Ok(chunk) => {
                     let left = chunk.header.is_none().then_some(chunks);
-                    Some((Ok(RangeStreamResponse { range_response: Some(chunk) }), (left, call)))
+                    Some((Ok(RangeStreamResponse { range_response: Some(chunk) }), left))
                 }
-                Err(error) => {
-                    let status = refusal::of_raft(&error);
-                    call.fails(&status);
-                    Some((Err(status), (None, call)))
-                }
+                Err(error) => Some((Err(refusal::of_raft(&error)), None)),
             }
         });
         Ok(Response::new(Box::pin(stream)))
@@ -144,7 +159,7 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::Put, self.do_put(request.into_inner())).await
+        self.do_put(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
@@ -152,17 +167,17 @@ impl Kv for KvService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::DeleteRange, self.do_delete(request.into_inner())).await
+        self.do_delete(request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::Txn, self.do_txn(request.into_inner())).await
+        self.do_txn(request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::Compact, self.do_compact(request.into_inner())).await
+        self.do_compact(request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -187,6 +202,7 @@ impl Chunks {
     /// The next chunk; the last one is the one with a header.
     async fn next(&mut self) -> Result<kelson_wire::pb::etcdserverpb::RangeResponse, Error> {
         let (revision, mut answer) = self.context.reads.local(self.request.clone()).await?;
+        self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
         if self.revision == 0 {
             self.revision = revision;
             if self.request.revision <= 0 {

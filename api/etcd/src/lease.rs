@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{Stream, stream};
 use kelson_engine::Error as EngineError;
@@ -17,8 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::Context;
 use crate::kv::mismatch;
-use crate::metrics::Method;
-use crate::refusal;
+use crate::{quota, refusal};
 
 /// Shortest lease that is granted, in seconds: one and a half election timeouts, so that a change of leader does not
 /// end it.
@@ -61,15 +61,22 @@ impl LeaseService {
     }
 
     async fn do_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
+        self.context.quota.check(&self.context.node, quota::LEASE).await?;
         let granted = grant(&self.context.node, request.id, request.ttl).await;
         let granted = granted.map_err(|error| refusal::of_raft(&error))?;
+        let counters = self.context.metrics.counters();
+        counters.leases_granted.fetch_add(1, Relaxed);
+        counters.lease_ttls.record(granted.ttl as f64);
         let header = self.context.header(granted.revision);
         Ok(LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() })
     }
 
     async fn do_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Status> {
         match self.context.node.propose(Command::LeaseRevoke { id: request.id }).await {
-            Ok(Outcome::LeaseRevoke { revision }) => Ok(LeaseRevokeResponse { header: self.context.header(revision) }),
+            Ok(Outcome::LeaseRevoke { revision }) => {
+                self.context.metrics.counters().leases_revoked.fetch_add(1, Relaxed);
+                Ok(LeaseRevokeResponse { header: self.context.header(revision) })
+            }
             Ok(other) => Err(mismatch(&other)),
             Err(error) => Err(refusal::of_raft(&error)),
         }
@@ -105,7 +112,9 @@ impl LeaseService {
     fn keep_alive(&self, request: &LeaseKeepAliveRequest) -> LeaseKeepAliveResponse {
         // The header is taken first: a lease that ends at a revision must not be seen renewed at a later one.
         let header = self.context.current_header();
-        LeaseKeepAliveResponse { header, id: request.id, ttl: self.context.node.lease_renew(request.id).unwrap_or(0) }
+        let renewed = self.context.node.lease_renew(request.id);
+        self.context.metrics.counters().leases_renewed.fetch_add(renewed.is_some().into(), Relaxed);
+        LeaseKeepAliveResponse { header, id: request.id, ttl: renewed.unwrap_or(0) }
     }
 }
 
@@ -113,7 +122,7 @@ impl LeaseService {
 impl Lease for LeaseService {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::LeaseGrant, self.do_grant(request.into_inner())).await
+        self.do_grant(request.into_inner()).await.map(Response::new)
     }
 
     async fn lease_revoke(
@@ -121,7 +130,7 @@ impl Lease for LeaseService {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::LeaseRevoke, self.do_revoke(request.into_inner())).await
+        self.do_revoke(request.into_inner()).await.map(Response::new)
     }
 
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
@@ -131,11 +140,10 @@ impl Lease for LeaseService {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        let call = self.context.metrics.stream(Method::LeaseKeepAlive);
-        let state = (self.clone(), request.into_inner(), Some(call));
+        let state = Some((self.clone(), request.into_inner()));
         // One answer for each request: the next is read only when the last has been taken, so nothing piles up.
-        let answers = stream::unfold(state, |(service, mut requests, call)| async move {
-            let open = call?;
+        let answers = stream::unfold(state, |open| async move {
+            let (service, mut requests) = open?;
             let next = tokio::select! {
                 next = requests.message() => next,
                 () = service.context.shutdown.cancelled() => Err(Status::unavailable(refusal::STOPPED)),
@@ -143,13 +151,10 @@ impl Lease for LeaseService {
             match next {
                 Ok(Some(request)) => {
                     let answer = service.keep_alive(&request);
-                    Some((Ok(answer), (service, requests, Some(open))))
+                    Some((Ok(answer), Some((service, requests))))
                 }
                 Ok(None) => None,
-                Err(status) => {
-                    open.fails(&status);
-                    Some((Err(status), (service, requests, None)))
-                }
+                Err(status) => Some((Err(refusal::of_wire(status)), None)),
             }
         });
         Ok(Response::new(Box::pin(answers)))
@@ -160,7 +165,7 @@ impl Lease for LeaseService {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::LeaseTimeToLive, self.do_time_to_live(request.into_inner())).await
+        self.do_time_to_live(request.into_inner()).await.map(Response::new)
     }
 
     async fn lease_leases(
@@ -168,6 +173,6 @@ impl Lease for LeaseService {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.context.metrics.unary(Method::LeaseLeases, self.do_leases()).await
+        self.do_leases().await.map(Response::new)
     }
 }

@@ -3,30 +3,39 @@
 //! [`serve`] is the client port: what an unmodified etcd client sees; [`serve_all`] adds etcd's other listeners.
 //! [`LocalStore`] is the same store for callers in the same process. None of them knows how commands are ordered or stored.
 
+mod asker;
 mod auth;
 mod background;
 mod batch;
+mod call;
 mod context;
 mod convert;
+mod election;
 mod error;
 mod exposition;
+mod gateway;
 mod health;
+mod histogram;
 mod http;
 mod kv;
+mod large;
 mod lease;
 mod listener;
 mod local;
+mod lock;
 mod maintenance;
 mod member;
 mod metrics;
 mod options;
 mod peers;
+mod quota;
 mod read_txn;
 mod reads;
 mod refusal;
 mod retention;
 mod router;
 mod server;
+mod tally;
 mod tls;
 mod validate;
 mod watch;

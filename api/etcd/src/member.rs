@@ -1,4 +1,5 @@
-//! etcd's Cluster service. The membership can be read; it cannot be changed yet.
+//! etcd's Cluster service: who the members are. Who takes part cannot be changed yet; what would be wrong in any case is
+//! refused as etcd refuses it.
 
 use std::sync::Arc;
 
@@ -10,7 +11,6 @@ use kelson_wire::pb::etcdserverpb::{
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
-use crate::metrics::Method;
 use crate::refusal;
 
 #[derive(Clone)]
@@ -18,16 +18,29 @@ pub(crate) struct ClusterService {
     context: Arc<Context>,
 }
 
+/// Whether these are addresses as etcd wants them: `http` or `https` (or a Unix socket's form of them), a host, a port and
+/// nothing else.
+fn are_peer_urls(urls: &[String]) -> bool {
+    let is_one = |url: &String| {
+        let Some((scheme, rest)) = url.trim().split_once("://") else { return false };
+        match scheme {
+            "http" | "https" => {
+                let port = rest.rsplit_once(':').map(|(_, port)| port);
+                !rest.contains('/') && port.is_some_and(|port| port.parse::<u16>().is_ok())
+            }
+            "unix" | "unixs" => !rest.is_empty(),
+            _ => false,
+        }
+    };
+    !urls.is_empty() && urls.iter().all(is_one)
+}
+
 impl ClusterService {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         Self { context }
     }
 
-    async fn do_list(&self, request: MemberListRequest) -> Result<MemberListResponse, Status> {
-        let node = &self.context.node;
-        if request.linearizable {
-            node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
-        }
+    fn members(&self) -> Vec<Member> {
         let member = |member: kelson_raft::Member| Member {
             id: member.id,
             name: member.name,
@@ -35,36 +48,99 @@ impl ClusterService {
             client_ur_ls: member.client_urls,
             is_learner: member.is_learner,
         };
+        self.context.node.members().into_iter().map(member).collect()
+    }
+
+    fn member(&self, id: u64) -> Result<Member, Status> {
+        let found = self.members().into_iter().find(|member| member.id == id);
+        found.ok_or_else(|| Status::not_found(refusal::MEMBER_NOT_FOUND))
+    }
+
+    async fn do_list(&self, request: MemberListRequest) -> Result<MemberListResponse, Status> {
+        if request.linearizable {
+            self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
+        }
         // etcd tells no revision here.
-        Ok(MemberListResponse {
-            header: self.context.header(0),
-            members: node.members().into_iter().map(member).collect(),
-        })
+        Ok(MemberListResponse { header: self.context.header(0), members: self.members() })
+    }
+
+    fn do_add(&self, request: &MemberAddRequest) -> Result<MemberAddResponse, Status> {
+        if !are_peer_urls(&request.peer_ur_ls) {
+            return Err(Status::invalid_argument(refusal::BAD_MEMBER_URLS));
+        }
+        if self.members().iter().flat_map(|member| &member.peer_ur_ls).any(|url| request.peer_ur_ls.contains(url)) {
+            return Err(Status::failed_precondition(refusal::PEER_URL_EXISTS));
+        }
+        Err(refusal::absent("adding members"))
+    }
+
+    fn do_remove(&self, request: &MemberRemoveRequest) -> Result<MemberRemoveResponse, Status> {
+        let member = self.member(request.id)?;
+        let voters = self.members().iter().filter(|member| !member.is_learner).count();
+        if !member.is_learner && voters == 1 {
+            // etcd has no code of its own for it.
+            return Err(Status::unknown(refusal::NOT_ENOUGH_STARTED));
+        }
+        Err(refusal::absent("removing members"))
+    }
+
+    async fn do_update(&self, request: MemberUpdateRequest) -> Result<MemberUpdateResponse, Status> {
+        self.member(request.id)?;
+        let updated = self.context.node.update_member(request.id, request.peer_ur_ls).await;
+        updated.map_err(|error| refusal::of_raft(&error))?;
+        Ok(MemberUpdateResponse { header: self.context.header(0), members: self.members() })
+    }
+
+    fn do_promote(&self, request: &MemberPromoteRequest) -> Result<MemberPromoteResponse, Status> {
+        if !self.member(request.id)?.is_learner {
+            return Err(Status::failed_precondition(refusal::NOT_A_LEARNER));
+        }
+        Err(refusal::absent("promoting members"))
     }
 }
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        self.context.metrics.unary(Method::MemberList, self.do_list(request.into_inner())).await
+        self.do_list(request.into_inner()).await.map(Response::new)
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(refusal::absent("adding members"))
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        self.do_add(request.get_ref()).map(Response::new)
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(refusal::absent("removing members"))
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.do_remove(request.get_ref()).map(Response::new)
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(refusal::absent("updating members"))
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.do_update(request.into_inner()).await.map(Response::new)
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(refusal::absent("promoting members"))
+        self.do_promote(request.get_ref()).map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_peers_have_a_scheme_a_host_and_a_port() {
+        let are = |urls: &[&str]| are_peer_urls(&urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>());
+        assert!(are(&["http://127.0.0.1:2380"]) && are(&["https://[::1]:2380", "unix://x"]));
+        for wrong in [&[][..], &["foo"], &["http://a"], &["ftp://a:1"], &["http://a:1/path"], &["http://a:1", "b"]] {
+            assert!(!are(wrong), "{wrong:?}");
+        }
     }
 }

@@ -1,35 +1,16 @@
 //! What the services count, under the names that etcd's dashboards know.
 
-use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 
-use tonic::{Code, Response, Status};
+use http::HeaderMap;
+use tonic::Code;
 
-/// The calls that are counted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Method {
-    Range,
-    RangeStream,
-    Put,
-    DeleteRange,
-    Txn,
-    Compact,
-    Watch,
-    LeaseGrant,
-    LeaseRevoke,
-    LeaseKeepAlive,
-    LeaseTimeToLive,
-    LeaseLeases,
-    MemberList,
-    Status,
-    Alarm,
-    HealthCheck,
-    HealthWatch,
-}
+use crate::histogram::{self, Histogram};
 
-/// Service, method and kind of each [`Method`], in its order.
-pub(crate) const METHODS: [(&str, &str, &str); 17] = [
+/// Service, method and kind of every call that there is.
+pub(crate) const METHODS: [(&str, &str, &str); 51] = [
     ("etcdserverpb.KV", "Range", "unary"),
     ("etcdserverpb.KV", "RangeStream", "server_stream"),
     ("etcdserverpb.KV", "Put", "unary"),
@@ -42,12 +23,62 @@ pub(crate) const METHODS: [(&str, &str, &str); 17] = [
     ("etcdserverpb.Lease", "LeaseKeepAlive", "bidi_stream"),
     ("etcdserverpb.Lease", "LeaseTimeToLive", "unary"),
     ("etcdserverpb.Lease", "LeaseLeases", "unary"),
+    ("etcdserverpb.Cluster", "MemberAdd", "unary"),
+    ("etcdserverpb.Cluster", "MemberRemove", "unary"),
+    ("etcdserverpb.Cluster", "MemberUpdate", "unary"),
     ("etcdserverpb.Cluster", "MemberList", "unary"),
-    ("etcdserverpb.Maintenance", "Status", "unary"),
+    ("etcdserverpb.Cluster", "MemberPromote", "unary"),
     ("etcdserverpb.Maintenance", "Alarm", "unary"),
+    ("etcdserverpb.Maintenance", "Status", "unary"),
+    ("etcdserverpb.Maintenance", "Defragment", "unary"),
+    ("etcdserverpb.Maintenance", "Hash", "unary"),
+    ("etcdserverpb.Maintenance", "HashKV", "unary"),
+    ("etcdserverpb.Maintenance", "Snapshot", "server_stream"),
+    ("etcdserverpb.Maintenance", "MoveLeader", "unary"),
+    ("etcdserverpb.Maintenance", "Downgrade", "unary"),
+    ("etcdserverpb.Auth", "AuthEnable", "unary"),
+    ("etcdserverpb.Auth", "AuthDisable", "unary"),
+    ("etcdserverpb.Auth", "AuthStatus", "unary"),
+    ("etcdserverpb.Auth", "Authenticate", "unary"),
+    ("etcdserverpb.Auth", "UserAdd", "unary"),
+    ("etcdserverpb.Auth", "UserGet", "unary"),
+    ("etcdserverpb.Auth", "UserList", "unary"),
+    ("etcdserverpb.Auth", "UserDelete", "unary"),
+    ("etcdserverpb.Auth", "UserChangePassword", "unary"),
+    ("etcdserverpb.Auth", "UserGrantRole", "unary"),
+    ("etcdserverpb.Auth", "UserRevokeRole", "unary"),
+    ("etcdserverpb.Auth", "RoleAdd", "unary"),
+    ("etcdserverpb.Auth", "RoleGet", "unary"),
+    ("etcdserverpb.Auth", "RoleList", "unary"),
+    ("etcdserverpb.Auth", "RoleDelete", "unary"),
+    ("etcdserverpb.Auth", "RoleGrantPermission", "unary"),
+    ("etcdserverpb.Auth", "RoleRevokePermission", "unary"),
+    ("v3lockpb.Lock", "Lock", "unary"),
+    ("v3lockpb.Lock", "Unlock", "unary"),
+    ("v3electionpb.Election", "Campaign", "unary"),
+    ("v3electionpb.Election", "Proclaim", "unary"),
+    ("v3electionpb.Election", "Leader", "unary"),
+    ("v3electionpb.Election", "Observe", "server_stream"),
+    ("v3electionpb.Election", "Resign", "unary"),
     ("grpc.health.v1.Health", "Check", "unary"),
     ("grpc.health.v1.Health", "Watch", "server_stream"),
 ];
+
+/// Each method's place in [`METHODS`], by its path.
+static PLACES: LazyLock<HashMap<String, usize>> = LazyLock::new(|| {
+    let path = |(place, (service, method, _)): (usize, &(&str, &str, &str))| (format!("/{service}/{method}"), place);
+    METHODS.iter().enumerate().map(path).collect()
+});
+
+/// A method's place in [`METHODS`].
+pub(crate) fn place(path: &str) -> Option<usize> {
+    PLACES.get(path).copied()
+}
+
+/// Whether there is such a service.
+pub(crate) fn is_service(name: &str) -> bool {
+    METHODS.iter().any(|(service, ..)| *service == name)
+}
 
 /// gRPC's codes as Go's library names them, in the order of their numbers.
 pub(crate) const CODES: [&str; 17] = [
@@ -76,31 +107,77 @@ pub(crate) struct Metrics {
     counters: Arc<Counters>,
 }
 
+/// What is counted of one method.
 #[derive(Default)]
+pub(crate) struct Calls {
+    pub(crate) started: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) handled: [AtomicU64; CODES.len()],
+}
+
 pub(crate) struct Counters {
-    started: [AtomicU64; METHODS.len()],
-    handled: [[AtomicU64; CODES.len()]; METHODS.len()],
+    pub(crate) calls: [Calls; METHODS.len()],
     pub(crate) connections: AtomicU64,
     pub(crate) watch_streams: AtomicU64,
     pub(crate) watchers: AtomicU64,
+    pub(crate) slow_watchers: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) health_successes: AtomicU64,
     pub(crate) health_failures: AtomicU64,
+    /// By [`crate::health::Check`]: runs that found nothing, runs that found something, whether the last found nothing.
+    pub(crate) checks: [(AtomicU64, AtomicU64, AtomicBool); 5],
+    /// Pages of metrics that were asked for, this one included.
+    pub(crate) scrapes: AtomicU64,
+    pub(crate) received_bytes: AtomicU64,
+    pub(crate) sent_bytes: AtomicU64,
+    pub(crate) ranges: AtomicU64,
+    pub(crate) puts: AtomicU64,
+    pub(crate) put_bytes: AtomicU64,
+    pub(crate) deletes: AtomicU64,
+    pub(crate) txns: AtomicU64,
+    pub(crate) failed_proposals: AtomicU64,
+    pub(crate) leases_granted: AtomicU64,
+    pub(crate) leases_revoked: AtomicU64,
+    pub(crate) leases_renewed: AtomicU64,
+    pub(crate) defrags: AtomicU64,
+    pub(crate) lease_ttls: Histogram,
+    pub(crate) defrag_seconds: Histogram,
+    pub(crate) hash_seconds: Histogram,
+    pub(crate) hash_kv_seconds: Histogram,
+    pub(crate) snapshot_seconds: Histogram,
 }
 
-impl Counters {
-    pub(crate) fn started(&self, method: usize) -> u64 {
-        self.started[method].load(Relaxed)
-    }
-
-    pub(crate) fn handled(&self, method: usize, code: usize) -> u64 {
-        self.handled[method][code].load(Relaxed)
-    }
-
-    fn ended(&self, method: Method, code: Code) {
-        // Codes are numbered from 0 to 16.
-        if let Some(counter) = self.handled[method as usize].get(code as usize) {
-            counter.fetch_add(1, Relaxed);
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            calls: std::array::from_fn(|_| Calls::default()),
+            connections: AtomicU64::default(),
+            watch_streams: AtomicU64::default(),
+            watchers: AtomicU64::default(),
+            slow_watchers: AtomicU64::default(),
+            events: AtomicU64::default(),
+            health_successes: AtomicU64::default(),
+            health_failures: AtomicU64::default(),
+            checks: Default::default(),
+            scrapes: AtomicU64::default(),
+            received_bytes: AtomicU64::default(),
+            sent_bytes: AtomicU64::default(),
+            ranges: AtomicU64::default(),
+            puts: AtomicU64::default(),
+            put_bytes: AtomicU64::default(),
+            deletes: AtomicU64::default(),
+            txns: AtomicU64::default(),
+            failed_proposals: AtomicU64::default(),
+            leases_granted: AtomicU64::default(),
+            leases_revoked: AtomicU64::default(),
+            leases_renewed: AtomicU64::default(),
+            defrags: AtomicU64::default(),
+            lease_ttls: Histogram::new(&histogram::LEASE_TTL),
+            defrag_seconds: Histogram::new(&histogram::DEFRAG),
+            hash_seconds: Histogram::new(&histogram::HASH),
+            hash_kv_seconds: Histogram::new(&histogram::HASH),
+            snapshot_seconds: Histogram::new(&histogram::SNAPSHOT),
         }
     }
 }
@@ -110,42 +187,50 @@ impl Metrics {
         &self.counters
     }
 
-    /// Counts one call with one answer.
-    pub(crate) async fn unary<T>(
-        &self,
-        method: Method,
-        call: impl Future<Output = Result<T, Status>>,
-    ) -> Result<Response<T>, Status> {
-        self.counters.started[method as usize].fetch_add(1, Relaxed);
-        let answer = call.await;
-        self.counters.ended(method, answer.as_ref().err().map_or(Code::Ok, Status::code));
-        answer.map(Response::new)
-    }
-
-    /// Counts one call that lasts until the returned guard goes.
-    pub(crate) fn stream(&self, method: Method) -> Call {
-        self.counters.started[method as usize].fetch_add(1, Relaxed);
-        Call { counters: self.counters.clone(), method, code: AtomicU64::new(Code::Ok as u64) }
+    /// Counts a call of the method at this place of [`METHODS`]; it ends with the last clone of what is returned.
+    pub(crate) fn call(&self, place: usize) -> Arc<Call> {
+        let call = Call { counters: self.counters.clone(), place, code: AtomicU8::new(Code::Cancelled as u8) };
+        call.calls().started.fetch_add(1, Relaxed);
+        Arc::new(call)
     }
 }
 
-/// A streaming call under way.
+/// A call under way. One whose end is never told was given up by the client.
 pub(crate) struct Call {
     counters: Arc<Counters>,
-    method: Method,
-    code: AtomicU64,
+    place: usize,
+    code: AtomicU8,
 }
 
 impl Call {
-    /// Notes how the call will have ended.
-    pub(crate) fn fails(&self, status: &Status) {
-        self.code.store(status.code() as u64, Relaxed);
+    fn calls(&self) -> &Calls {
+        &self.counters.calls[self.place]
+    }
+
+    /// Counts what came from the client.
+    pub(crate) fn received(&self, messages: u64, bytes: u64) {
+        self.calls().received.fetch_add(messages, Relaxed);
+        self.counters.received_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts what went to the client.
+    pub(crate) fn sent(&self, messages: u64, bytes: u64) {
+        self.calls().sent.fetch_add(messages, Relaxed);
+        self.counters.sent_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes how the call has ended, if these headers or trailers tell it.
+    pub(crate) fn ended(&self, headers: &HeaderMap) {
+        let code = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse::<u8>().ok());
+        if let Some(code) = code.filter(|code| usize::from(*code) < CODES.len()) {
+            self.code.store(code, Relaxed);
+        }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.counters.ended(self.method, Code::from(self.code.load(Relaxed) as i32));
+        self.calls().handled[usize::from(self.code.load(Relaxed))].fetch_add(1, Relaxed);
     }
 }
 
@@ -153,20 +238,27 @@ impl Drop for Call {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn calls_are_counted_by_their_codes() {
+    #[test]
+    fn calls_are_counted_by_their_codes() {
         let metrics = Metrics::default();
-        let _ = metrics.unary(Method::Put, async { Ok(()) }).await;
-        let _ = metrics.unary(Method::Put, async { Err::<(), _>(Status::not_found("x")) }).await;
-        let call = metrics.stream(Method::HealthWatch);
-        call.fails(&Status::unauthenticated("x"));
-        drop(call);
-        let counters = metrics.counters();
-        let put = Method::Put as usize;
-        assert_eq!(METHODS[put].1, "Put");
-        assert_eq!((counters.started(put), counters.handled(put, 0), counters.handled(put, 5)), (2, 1, 1));
-        assert_eq!(CODES[5], "NotFound");
-        assert_eq!(METHODS[Method::HealthWatch as usize].1, "Watch");
-        assert_eq!(counters.handled(Method::HealthWatch as usize, 16), 1);
+        let put = place("/etcdserverpb.KV/Put").unwrap();
+        assert_eq!(METHODS[put], ("etcdserverpb.KV", "Put", "unary"));
+        let status =
+            |code: &'static str| HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]);
+        for code in ["0", "5", "99", "x"] {
+            metrics.call(put).ended(&status(code));
+        }
+        drop(metrics.call(put));
+        let counted: Vec<u64> = metrics.counters().calls[put].handled.iter().map(|count| count.load(Relaxed)).collect();
+        assert_eq!(metrics.counters().calls[put].started.load(Relaxed), 5);
+        assert_eq!((counted[0], counted[5], CODES[5]), (1, 1, "NotFound"));
+        assert_eq!((counted[1], CODES[1]), (3, "Canceled"), "an end that was not told");
+    }
+
+    #[test]
+    fn methods_are_distinct_and_found() {
+        assert_eq!(PLACES.len(), METHODS.len());
+        assert!(is_service("v3lockpb.Lock") && !is_service("v3lockpb.Other"));
+        assert_eq!(place("/etcdserverpb.KV/Other"), None);
     }
 }

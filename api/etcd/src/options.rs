@@ -45,11 +45,19 @@ pub struct ServerOptions {
     pub max_streams_per_connection: u32,
     /// Large reads that run at a time; further ones wait. Bounds their memory, and the threads that they take.
     pub max_large_reads: usize,
+    /// Bytes of large answers (1 MiB and more) that may wait for clients to take them; further ones wait for their turn,
+    /// and are refused with `etcdserver: too many requests` after seven seconds.
+    pub max_unsent_bytes: usize,
+    /// Requests of the Lock and Election services that wait at a time; one more is refused with
+    /// `etcdserver: too many requests`.
+    pub max_waiters: usize,
     /// Bytes of state that may be kept (etcd's `quota-backend-bytes`): 0 for etcd's default of 2 GiB, negative for no
     /// bound. Beyond it the NOSPACE alarm is raised and what would add to the state is refused.
     pub quota_bytes: i64,
     /// Compactions that nobody has to ask for.
     pub auto_compaction: AutoCompaction,
+    /// Answer `/debug/pprof` (etcd's `enable-pprof`) by saying that there are no Go profiles.
+    pub pprof: bool,
     /// What a stop waits for requests under way before it cuts them off.
     pub shutdown_grace: Duration,
     /// A connection that says nothing for so long is asked whether it lives ...
@@ -72,8 +80,11 @@ impl Default for ServerOptions {
             max_connections: 10_000,
             max_streams_per_connection: 16_384,
             max_large_reads: 8,
+            max_unsent_bytes: 512 << 20,
+            max_waiters: 65_536,
             quota_bytes: 0,
             auto_compaction: AutoCompaction::Off,
+            pprof: false,
             shutdown_grace: Duration::from_secs(5),
             keep_alive: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(20),

@@ -1,8 +1,15 @@
 //! Reads that do not stand in anybody's way.
 
 use kelson_engine::command::{RangeRequest, RangeResponse, SortOrder, SortTarget};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use kelson_engine::Reader;
 use kelson_raft::{Error, Node};
 use tokio::sync::Semaphore;
+
+/// From when on a barrier is called slow, as in etcd.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// Most keys that are read on the thread that serves the request. Reading more may take long enough to be felt by the
 /// requests beside it.
@@ -11,12 +18,17 @@ const SMALL: i64 = 200;
 /// Reads on a node; large ones one by one on threads of their own, a bounded number at a time.
 pub(crate) struct Reads {
     node: Node,
+    most: usize,
+    /// Barriers that were not reached, and those that were slow.
+    pub(crate) failed: AtomicU64,
+    pub(crate) slow: AtomicU64,
     large: Semaphore,
 }
 
 impl Reads {
     pub(crate) fn new(node: Node, max_large: usize) -> Self {
-        Self { node, large: Semaphore::new(max_large.max(1)) }
+        let most = max_large.clamp(1, Semaphore::MAX_PERMITS);
+        Self { node, most, failed: AtomicU64::default(), slow: AtomicU64::default(), large: Semaphore::new(most) }
     }
 
     /// The revision of the last compaction, 0 where there was none.
@@ -26,8 +38,20 @@ impl Reads {
 
     /// A read that sees everything acknowledged before the call.
     pub(crate) async fn linearizable(&self, request: RangeRequest) -> Result<(i64, RangeResponse), Error> {
-        self.node.read_barrier().await?;
+        self.barrier().await?;
         self.local(request).await
+    }
+
+    /// Returns when everything acknowledged before the call can be read.
+    pub(crate) async fn barrier(&self) -> Result<(), Error> {
+        let start = Instant::now();
+        let reached = self.node.read_barrier().await;
+        if reached.is_err() {
+            self.failed.fetch_add(1, Relaxed);
+        } else if start.elapsed() > SLOW {
+            self.slow.fetch_add(1, Relaxed);
+        }
+        reached
     }
 
     /// A read of this member's state.
@@ -42,6 +66,22 @@ impl Reads {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Error::Stopped),
         }
+    }
+
+    /// A read of everything there is, by whatever means.
+    pub(crate) async fn whole<T, F>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Reader) -> Result<T, Error> + Send + 'static,
+    {
+        let _permit = self.large.acquire().await.map_err(|_| Error::Stopped)?;
+        let node = self.node.clone();
+        tokio::task::spawn_blocking(move || read(node.reader())).await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Large reads under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.most - self.large.available_permits()
     }
 }
 

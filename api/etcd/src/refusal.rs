@@ -20,7 +20,19 @@ pub(crate) const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 pub(crate) const DUPLICATE_WATCH: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 /// Why nothing can be served at present.
 pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
+pub(crate) const NOT_LEADER: &str = "etcdserver: not leader";
+pub(crate) const BAD_TRANSFEREE: &str = "etcdserver: bad leader transferee";
+/// Refusals about members and releases.
+pub(crate) const MEMBER_NOT_FOUND: &str = "etcdserver: member not found";
+pub(crate) const BAD_MEMBER_URLS: &str = "etcdserver: given member URLs are invalid";
+pub(crate) const PEER_URL_EXISTS: &str = "etcdserver: Peer URLs already exists";
+pub(crate) const NOT_ENOUGH_STARTED: &str = "etcdserver: re-configuration failed due to not enough started members";
+pub(crate) const NOT_A_LEARNER: &str = "etcdserver: can only promote a learner member";
+pub(crate) const DOWNGRADE_FORMAT: &str = "etcdserver: wrong downgrade target version format";
+pub(crate) const DOWNGRADE_TARGET: &str = "etcdserver: invalid downgrade target version";
+pub(crate) const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
 pub(crate) const STOPPED: &str = "etcdserver: server stopped";
+pub(crate) const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 pub(crate) const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
 
 pub(crate) fn invalid(text: &str) -> Status {
@@ -74,6 +86,7 @@ pub(crate) fn of_raft(error: &RaftError) -> Status {
         RaftError::Engine(error) => return of_engine(error),
         RaftError::Stopped | RaftError::NoLeader | RaftError::LeaderChanged | RaftError::Timeout => Code::Unavailable,
         RaftError::TooDeep => Code::InvalidArgument,
+        RaftError::NoMember => Code::NotFound,
         // etcd has no code of its own for it.
         RaftError::TooManyRequests => Code::Unknown,
         RaftError::Storage(_) => Code::DataLoss,
@@ -82,6 +95,23 @@ pub(crate) fn of_raft(error: &RaftError) -> Status {
         }
     };
     Status::new(code, error.to_string())
+}
+
+/// What a client's message is told that could not be read, in the words of Go's gRPC library.
+pub(crate) fn of_wire(status: Status) -> Status {
+    let message = status.message();
+    if status.code() == Code::OutOfRange && message.contains("message length too large") {
+        // tonic says: found N bytes, the limit is: M bytes.
+        let numbers: Vec<&str> = message.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
+        if let [found, limit] = numbers[..] {
+            return Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"));
+        }
+        return Status::resource_exhausted("grpc: received message larger than max");
+    }
+    if status.code() == Code::Internal && message.starts_with("failed to decode Protobuf message") {
+        return Status::internal("grpc: error unmarshalling request: proto: cannot parse invalid wire-format data");
+    }
+    status
 }
 
 /// For what etcd has and we do not have yet.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use kelson_wire::pb::etcdserverpb::cluster_server::ClusterServer;
 use kelson_wire::pb::etcdserverpb::kv_server::KvServer;
@@ -11,49 +11,74 @@ use kelson_wire::pb::etcdserverpb::lease_server::LeaseServer;
 use kelson_wire::pb::etcdserverpb::maintenance_server::MaintenanceServer;
 use kelson_wire::pb::etcdserverpb::watch_server::WatchServer;
 use kelson_wire::pb::health::health_server::HealthServer;
+use kelson_wire::pb::v3electionpb::election_server::ElectionServer;
+use kelson_wire::pb::v3lockpb::lock_server::LockServer;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
 
+use crate::Error;
+use crate::asker::Services;
+use crate::call::{Received, Sent, Source};
 use crate::context::Context;
+use crate::election::ElectionService;
+use crate::gateway::Gateway;
 use crate::health::HealthService;
 use crate::http as plain;
 use crate::kv::KvService;
+use crate::large::Large;
 use crate::lease::LeaseService;
 use crate::listener::Serves;
+use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::member::ClusterService;
+use crate::metrics;
 use crate::peers;
+use crate::refusal;
 use crate::watch::WatchService;
 
 /// All services of the port.
 pub(crate) struct Router {
     context: Arc<Context>,
+    gateway: Gateway,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
     lease: LeaseServer<LeaseService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
     health: HealthServer<HealthService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
 }
 
 impl Router {
-    pub(crate) fn new(context: Arc<Context>) -> Self {
+    /// # Errors
+    /// [`Error::Gateway`] for a defect of this program.
+    pub(crate) fn new(context: Arc<Context>) -> Result<Self, Error> {
         let most = context.options.max_message_bytes();
+        let services = Services::new(context.clone());
         // What is sent is as large as what was asked for.
-        Self {
+        Ok(Self {
+            gateway: Gateway::new(most).map_err(Error::Gateway)?,
             kv: KvServer::new(KvService::new(context.clone()))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(usize::MAX),
             watch: WatchServer::new(WatchService::new(context.clone()))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(usize::MAX),
-            lease: LeaseServer::new(LeaseService::new(context.clone())).max_encoding_message_size(usize::MAX),
-            cluster: ClusterServer::new(ClusterService::new(context.clone())),
-            maintenance: MaintenanceServer::new(MaintenanceService::new(context.clone())),
-            health: HealthServer::new(HealthService::new(context.clone())),
+            lease: LeaseServer::new(LeaseService::new(context.clone()))
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(usize::MAX),
+            cluster: ClusterServer::new(ClusterService::new(context.clone())).max_decoding_message_size(most),
+            maintenance: MaintenanceServer::new(MaintenanceService::new(context.clone()))
+                .max_decoding_message_size(most),
+            health: HealthServer::new(HealthService::new(context.clone())).max_decoding_message_size(most),
+            lock: LockServer::new(LockService::new(services.clone())).max_decoding_message_size(most),
+            election: ElectionServer::new(ElectionService::new(services))
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(usize::MAX),
             context,
-        }
+        })
     }
 
     /// Answers one request of a listener that serves `serves`; what goes wrong is in the answer.
@@ -62,24 +87,60 @@ impl Router {
             Serves::Everything => {}
             Serves::Grpc if is_grpc(request.headers().get(CONTENT_TYPE)) => {}
             Serves::Grpc => return plain::not_grpc(),
-            Serves::Http => return plain::serve(&self.context, &request).await,
+            Serves::Http => return self.plain(request).await,
             Serves::Metrics => return plain::metrics(&self.context, &request).await,
             Serves::Peers => return peers::serve(&self.context, &request),
         }
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let response = match service {
-            "etcdserverpb.KV" => return sized(self.kv.clone().call(request).await),
-            "etcdserverpb.Watch" => self.watch.clone().call(request).await,
-            "etcdserverpb.Lease" => self.lease.clone().call(request).await,
-            "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
-            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
-            "grpc.health.v1.Health" => self.health.clone().call(request).await,
-            _ if is_grpc(request.headers().get(CONTENT_TYPE)) => {
-                return Status::unimplemented(format!("unknown service {service}")).into_http();
-            }
-            _ => return plain::serve(&self.context, &request).await,
+        let method = metrics::place(request.uri().path());
+        if method.is_some() || is_grpc(request.headers().get(CONTENT_TYPE)) {
+            return self.call(method, request.map(Source::Wire)).await;
+        }
+        self.plain(request).await
+    }
+
+    /// Answers what is not gRPC.
+    async fn plain(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        plain::allow_origins(if request.method() == Method::OPTIONS {
+            Response::default()
+        } else if path.starts_with("/v3/") || path.starts_with("/v3beta/") {
+            self.gateway.serve(self, request).await
+        } else {
+            plain::serve(&self.context, &request).await
+        })
+    }
+
+    /// Answers a gRPC request of the method at this place of [`metrics::METHODS`]; without one, says that there is none.
+    pub(crate) async fn call(&self, method: Option<usize>, request: Request<Source>) -> Response<Body> {
+        let mut path = request.uri().path().splitn(3, '/').skip(1);
+        let (service, name) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let Some(method) = method else {
+            return Status::unimplemented(match metrics::is_service(service) {
+                true => format!("unknown method {name} for service {service}"),
+                false => format!("unknown service {service}"),
+            })
+            .into_http();
         };
-        response.unwrap_or_else(|never| match never {})
+        let call = self.context.metrics.call(method);
+        let unknown = || Status::unimplemented(format!("unknown service {service}")).into_http();
+        let request_of = |request: Request<Source>| request.map(|source| Received::new(source, call.clone()));
+        let response = match service {
+            "etcdserverpb.KV" => self.kv.clone().call(request_of(request)).await,
+            "etcdserverpb.Watch" => self.watch.clone().call(request_of(request)).await,
+            "etcdserverpb.Lease" => self.lease.clone().call(request_of(request)).await,
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request_of(request)).await,
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request_of(request)).await,
+            "v3lockpb.Lock" => self.lock.clone().call(request_of(request)).await,
+            "v3electionpb.Election" => self.election.clone().call(request_of(request)).await,
+            "grpc.health.v1.Health" => self.health.clone().call(request_of(request)).await,
+            _ => Ok(unknown()),
+        };
+        let mut response = told(response.unwrap_or_else(|never| match never {}));
+        if let Some(body) = response.extensions_mut().remove::<Large>().and_then(|large| large.body()) {
+            *response.body_mut() = body;
+        }
+        call.ended(response.headers());
+        response.map(|body| Body::new(Sent::new(body, call)))
     }
 }
 
@@ -87,13 +148,11 @@ fn is_grpc(kind: Option<&HeaderValue>) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// A message that is too large to be read is told as Go's gRPC library tells it.
-fn sized(response: Result<Response<Body>, std::convert::Infallible>) -> Response<Body> {
-    let response = response.unwrap_or_else(|never| match never {});
-    let refused = Status::from_header_map(response.headers());
-    match refused {
-        Some(status) if status.code() == Code::OutOfRange && status.message().contains("message length too large") => {
-            Status::resource_exhausted("grpc: received message larger than max").into_http()
+/// A message that could not be read is told as Go's gRPC library tells it.
+fn told(response: Response<Body>) -> Response<Body> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if matches!(status.code(), Code::OutOfRange | Code::Internal) => {
+            refusal::of_wire(status).into_http()
         }
         _ => response,
     }

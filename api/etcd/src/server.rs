@@ -84,7 +84,7 @@ pub async fn serve_all(
         cut: CancellationToken::new(),
         context: Arc::new(Context::new(node, options, shutdown.clone())),
     });
-    let router = Arc::new(Router::new(server.context.clone()));
+    let router = Arc::new(Router::new(server.context.clone())?);
     let tasks = TaskTracker::new();
     tasks.spawn(background::compact(server.context.clone()));
     let mut accepting = JoinSet::new();

@@ -5,6 +5,9 @@ pub mod authpb {
     tonic::include_proto!("authpb");
 }
 
+/// The descriptors of everything here, as an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Keys, values and events.
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");

@@ -28,6 +28,25 @@ async fn a_new_node_leads_at_once_and_says_who_it_is() {
 }
 
 #[tokio::test]
+async fn a_members_addresses_are_replaced_for_good() {
+    let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
+    let urls = |port: u16| vec![format!("http://127.0.0.1:{port}")];
+    let founded = Config { peer_urls: urls(2380), ..config() };
+    let node = open(founded.clone(), &disk, &backend).await.unwrap();
+    let id = node.status().member_id;
+    assert_eq!(node.update_member(id + 1, urls(1)).await, Err(Error::NoMember));
+    node.update_member(id, urls(2390)).await.unwrap();
+    let of = |node: &Node| node.members().into_iter().flat_map(|member| member.peer_urls).collect::<Vec<_>>();
+    assert_eq!(of(&node), urls(2390));
+    write(&node, "key", "value").await;
+    node.shutdown().await.unwrap();
+    let node = open(founded, &disk, &backend).await.unwrap();
+    assert_eq!(of(&node), urls(2390));
+    node.shutdown().await.unwrap();
+    assert_eq!(node.update_member(id, urls(1)).await, Err(Error::Stopped));
+}
+
+#[tokio::test]
 async fn a_restart_keeps_everything_and_begins_a_new_term() {
     let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
     let mut revisions = Vec::new();

@@ -25,7 +25,6 @@ use super::ready::{Bell, Ready};
 use crate::batch::BatchSize;
 use crate::context::Context;
 use crate::convert;
-use crate::metrics::{Call, Method};
 use crate::refusal;
 
 /// Says that an answer is for no watch in particular.
@@ -47,6 +46,8 @@ struct Watch {
     progress_notify: bool,
     /// Something was sent since the last tick of the progress clock.
     sent: bool,
+    /// What it told last was not the newest there is.
+    behind: bool,
 }
 
 pub(super) struct Session {
@@ -68,14 +69,12 @@ pub(super) struct Session {
     progress_clock: Option<Pin<Box<Sleep>>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
-    call: Call,
 }
 
 impl Session {
     pub(super) fn new(context: Arc<Context>, requests: Streaming<WatchRequest>) -> Self {
         let counters = context.metrics.counters();
         counters.watch_streams.fetch_add(1, Relaxed);
-        let call = context.metrics.stream(Method::Watch);
         let stopping = Box::pin(context.shutdown.clone().cancelled_owned());
         Self {
             context,
@@ -90,7 +89,6 @@ impl Session {
             progress_clock: None,
             stopping,
             ended: false,
-            call,
         }
     }
 
@@ -168,6 +166,7 @@ impl Session {
             fragment: request.fragment,
             progress_notify: request.progress_notify,
             sent: false,
+            behind: false,
         };
         self.watches.insert(id, watch);
         self.context.metrics.counters().watchers.fetch_add(1, Relaxed);
@@ -194,11 +193,22 @@ impl Session {
     }
 
     fn remove(&mut self, id: i64) -> bool {
-        let known = self.watches.remove(&id).is_some();
-        if known {
-            self.context.metrics.counters().watchers.fetch_sub(1, Relaxed);
+        let Some(watch) = self.watches.remove(&id) else { return false };
+        let counters = self.context.metrics.counters();
+        counters.watchers.fetch_sub(1, Relaxed);
+        counters.slow_watchers.fetch_sub(watch.behind.into(), Relaxed);
+        true
+    }
+
+    /// Notes whether a watch still has history to tell.
+    fn note(&mut self, id: i64, behind: bool) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let slow = &self.context.metrics.counters().slow_watchers;
+        match (std::mem::replace(&mut watch.behind, behind), behind) {
+            (false, true) => _ = slow.fetch_add(1, Relaxed),
+            (true, false) => _ = slow.fetch_sub(1, Relaxed),
+            _ => {}
         }
-        known
     }
 
     /// The interval with up to a tenth more, so that streams that began together do not speak together.
@@ -247,8 +257,9 @@ impl Session {
                 } else {
                     self.say(revision, id, WatchResponse { events, ..Default::default() });
                 }
+                self.note(id, revision < self.revision());
             }
-            WatchPoll::Idle { .. } => {}
+            WatchPoll::Idle { .. } => self.note(id, false),
             WatchPoll::Compacted { compact_revision } => {
                 self.remove(id);
                 self.compacted.insert(id);
@@ -321,7 +332,7 @@ impl Session {
             let Some(requests) = &mut self.requests else { return Ok(()) };
             match Pin::new(requests).poll_next(task) {
                 Poll::Ready(Some(Ok(request))) => self.take_in(request),
-                Poll::Ready(Some(Err(status))) => return Err(status),
+                Poll::Ready(Some(Err(status))) => return Err(refusal::of_wire(status)),
                 Poll::Ready(None) => self.requests = None,
                 Poll::Pending => return Ok(()),
             }
@@ -344,7 +355,6 @@ impl Session {
 
     fn end(&mut self, status: Status) -> Poll<Option<Result<WatchResponse, Status>>> {
         self.ended = true;
-        self.call.fails(&status);
         Poll::Ready(Some(Err(status)))
     }
 }
@@ -410,6 +420,8 @@ impl Drop for Session {
         let counters = self.context.metrics.counters();
         counters.watch_streams.fetch_sub(1, Relaxed);
         counters.watchers.fetch_sub(self.watches.len() as u64, Relaxed);
+        let behind = self.watches.values().filter(|watch| watch.behind).count();
+        counters.slow_watchers.fetch_sub(behind as u64, Relaxed);
     }
 }
 

@@ -20,6 +20,7 @@ use super::refusals::{self, of};
 use super::watches::Watches;
 use crate::scenario::parse::{self, Words, within};
 use crate::scenario::render;
+use crate::scenario::stream::{MARK, first_keys};
 
 type State = BTreeMap<Bytes, KeyValue>;
 
@@ -67,6 +68,7 @@ impl Model {
         let rest = Words::new(words[1..].to_vec());
         let answer = match words[0] {
             "watch" => return self.watch(&words[1..]),
+            "settle" => return self.settle(),
             "txn" => self.change(|store| store.whole_txn(&parse::txn(&words[1..]))).map(|txn| render::txn(&txn)),
             name => self.plain(name, &rest),
         };
@@ -125,15 +127,29 @@ impl Model {
         let said = match *what {
             "create" => watches.create(&self.store, parse::create(&Words::new(rest.to_vec()))),
             "cancel" => watches.cancel(rest[0].parse().unwrap()),
-            "settle" => watches.settle(self),
             other => panic!("watch {other:?}?"),
         };
         self.streams.insert((*name).to_owned(), watches);
         said
     }
 
-    pub fn store(&self) -> &Store {
-        &self.store
+    fn settle(&mut self) -> Vec<String> {
+        for (key, start) in first_keys(self.streams.values().flat_map(Watches::open)) {
+            let key = String::from_utf8_lossy(&key).replace('\0', "\\0");
+            loop {
+                self.say(&format!("put {key} {MARK}"));
+                let revision = self.store.revision;
+                self.say(&format!("delete {key}"));
+                if revision >= start {
+                    break;
+                }
+            }
+        }
+        let mut said = Vec::new();
+        for (name, watches) in &mut self.streams {
+            said.extend(watches.tell(&self.store).into_iter().map(|line| format!("{name} {line}")));
+        }
+        said
     }
 }
 
@@ -159,12 +175,16 @@ impl Store {
     fn write(&mut self, key: &Bytes, kv: Option<KeyValue>) {
         let revision = self.revision + 1;
         let mut state = self.now().clone();
-        let before = match &kv {
+        match &kv {
             Some(kv) => state.insert(key.clone(), kv.clone()),
             None => state.remove(key),
         };
         self.states.insert(revision, state);
         let deleted = kv.is_none();
+        // A watch is told what was there at the revision before, and nothing of what is put for the first time.
+        let created = kv.as_ref().is_some_and(|kv| kv.create_revision == revision);
+        let state_before = self.states.range(..revision).next_back().expect("there is always a state").1;
+        let before = state_before.get(key).filter(|_| !created).cloned();
         let bare = KeyValue { key: key.clone(), mod_revision: revision, ..Default::default() };
         self.changes.push(Change { revision, now: kv.unwrap_or(bare), deleted, before });
         self.made += 1;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use kelson_wire::pb::etcdserverpb::WatchCreateRequest;
 
-use super::model::{Change, Model, Store};
+use super::model::{Change, Store};
 use crate::scenario::parse;
 use crate::scenario::render;
-use crate::scenario::stream::{MARK, first_keys};
 
 struct Watch {
     create: WatchCreateRequest,
@@ -56,35 +55,24 @@ impl Watches {
         }
     }
 
-    pub fn settle(&mut self, model: &mut Model) -> Vec<String> {
-        // Those that ask for what is gone end as soon as they are looked at: before anything is written.
+    /// Watches that have not ended.
+    pub fn open(&self) -> impl Iterator<Item = &WatchCreateRequest> {
+        self.watches.values().filter(|watch| !watch.over).map(|watch| &watch.create)
+    }
+
+    /// All that was not told yet.
+    pub fn tell(&mut self, store: &Store) -> Vec<String> {
         let mut said = Vec::new();
-        let compacted = model.store().compacted;
-        let open = self.watches.iter().filter(|(_, watch)| !watch.over);
-        let open: BTreeMap<_, _> = open.map(|(id, watch)| (*id, watch.create.clone())).collect();
-        for (key, start) in first_keys(&open) {
-            let key = String::from_utf8_lossy(&key).replace('\0', "\\0");
-            loop {
-                model.say(&format!("put {key} {MARK}"));
-                let revision = model.store().revision;
-                model.say(&format!("delete {key}"));
-                if revision >= start {
-                    break;
-                }
-            }
-        }
         for (id, watch) in self.watches.iter_mut().filter(|(_, watch)| !watch.over) {
-            if watch.next < compacted {
+            if watch.next < store.compacted {
                 watch.over = true;
-                said.push(format!("{id}: canceled compacted={compacted}"));
+                said.push(format!("{id}: canceled compacted={}", store.compacted));
                 continue;
             }
-            let new = model.store().changes.iter().filter(|change| change.revision >= watch.next);
-            said.extend(new.filter(|change| watch.tells(change)).map(|change| {
-                let told = watch.line(change, compacted);
-                format!("{id}: {told}")
-            }));
-            watch.next = watch.next.max(model.store().revision + 1);
+            let new = store.changes.iter().filter(|change| change.revision >= watch.next);
+            let told = new.filter(|change| watch.tells(change)).map(|change| watch.line(change, store.compacted));
+            said.extend(told.map(|told| format!("{id}: {told}")));
+            watch.next = watch.next.max(store.revision + 1);
         }
         said
     }

@@ -18,6 +18,11 @@ pub struct Exemption {
 }
 
 impl Exemption {
+    /// Whether it is about such a request.
+    pub fn names(&self, request: &str) -> bool {
+        matches(&self.request, request)
+    }
+
     pub fn covers(&self, request: &str, etcd: &[String], ours: &[String]) -> bool {
         matches(&self.request, request)
             && matches(&self.etcd, &etcd.join(" / "))

@@ -9,11 +9,12 @@
 //! delete KEY [END] [prev_kv]
 //! txn if [ COMPARE ; … ] then [ OP ; … ] else [ OP ; … ]      COMPARE: version|create|mod|value|lease KEY =|!=|<|> X [END]
 //! compact REVISION [physical]
+//! settle    writes and deletes the first key of every open watch, and reads all streams until each has told of it
 //! ops N     a transaction of N puts
 //! grant ID TTL    revoke ID    keepalive ID    ttl ID [keys]    leases
 //! status    members [linearizable]    health [SERVICE]
 //! watch STREAM create KEY [END] [start=N] [prev_kv] [progress] [noput] [nodelete] [fragment] [id=N] [wait]
-//! watch STREAM cancel ID [wait] | progress | read N | settle
+//! watch STREAM cancel ID [wait] | progress | read N | settle     (the same for one stream)
 //! ```
 
 use bytes::Bytes;

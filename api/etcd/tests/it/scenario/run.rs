@@ -1,6 +1,6 @@
 //! The client that tells a story's lines to a server.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use kelson_wire::pb::etcdserverpb::cluster_client::ClusterClient;
 use kelson_wire::pb::etcdserverpb::kv_client::KvClient;
@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::parse::{self, Words};
 use super::render;
-use super::stream::WatchStream;
+use super::stream::{self, WatchStream};
 use crate::harness::within;
 
 pub struct Client {
@@ -30,7 +30,7 @@ pub struct Client {
     cluster: ClusterClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
     health: HealthClient<Channel>,
-    streams: HashMap<String, WatchStream>,
+    streams: BTreeMap<String, WatchStream>,
 }
 
 impl Client {
@@ -43,7 +43,7 @@ impl Client {
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             health: HealthClient::new(channel),
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
         }
     }
 
@@ -52,6 +52,7 @@ impl Client {
         let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
         let answer = match words[0] {
             "watch" => return self.watch(&words[1..]).await,
+            "settle" => return self.settle().await,
             "txn" => self.kv.txn(parse::txn(&words[1..])).await.map(|answer| render::txn(answer.get_ref())),
             "ops" => self.kv.txn(many(words[1].parse().unwrap())).await.map(|answer| render::txn(answer.get_ref())),
             _ => self.plain(words[0], Words::new(words[1..].to_vec())).await,
@@ -136,6 +137,17 @@ impl Client {
         Ok(all)
     }
 
+    /// Settles all streams with the same marks; what each said, after its name.
+    async fn settle(&mut self) -> Vec<String> {
+        let keys = stream::first_keys(self.streams.values().flat_map(WatchStream::listed));
+        let marks = stream::mark(&mut self.kv, keys).await;
+        let mut said = Vec::new();
+        for (name, stream) in &mut self.streams {
+            said.extend(stream.hear_of(&marks).await.into_iter().map(|line| format!("{name} {line}")));
+        }
+        said
+    }
+
     async fn watch(&mut self, words: &[&str]) -> Vec<String> {
         let [name, what, rest @ ..] = words else { panic!("watch what? {words:?}") };
         let Some(stream) = self.streams.get_mut(*name) else {
@@ -158,7 +170,10 @@ impl Client {
             }
             "progress" => stream.progress().await,
             "read" => stream.read(rest[0].parse().unwrap()).await,
-            "settle" => stream.settle(&mut self.kv).await,
+            "settle" => {
+                let marks = stream::mark(&mut self.kv, stream::first_keys(stream.listed())).await;
+                stream.hear_of(&marks).await
+            }
             other => panic!("watch {other:?}?"),
         }
     }

@@ -170,28 +170,20 @@ impl WatchStream {
         .await
     }
 
-    /// Writes and deletes the first key of each open watch, until each has begun that is to begin, and returns
-    /// all that was said until each has told of that.
-    pub async fn settle(&mut self, kv: &mut KvClient<Channel>) -> Vec<String> {
-        let mut marks = Vec::new();
-        for (key, start) in first_keys(&self.listed) {
-            loop {
-                let put = PutRequest { key: key.clone(), value: MARK.into(), ..Default::default() };
-                let put = kv.put(put).await.unwrap().into_inner().header.unwrap().revision;
-                let delete = DeleteRangeRequest { key: key.clone(), ..Default::default() };
-                let delete = kv.delete_range(delete).await.unwrap().into_inner().header.unwrap().revision;
-                marks.extend([(key.clone(), put, false), (key.clone(), delete, true)]);
-                if put >= start {
-                    break;
-                }
-            }
-        }
+    /// Watches that the story has not been told the end of.
+    pub fn listed(&self) -> impl Iterator<Item = &WatchCreateRequest> {
+        self.listed.values()
+    }
+
+    /// All that is said until each watch has told of the marks that it tells of.
+    pub async fn hear_of(&mut self, marks: &[Mark]) -> Vec<String> {
         let mut told = BTreeMap::new();
         for (id, create) in &self.listed {
-            let tells = marks.iter().rev().find(|(key, revision, deleted)| {
-                *revision >= create.start_revision && parse::tells(create, key, *deleted)
-            });
-            told.extend(tells.map(|(_, revision, _)| (*id, *revision)));
+            let tells = marks
+                .iter()
+                .rev()
+                .find(|mark| mark.revision >= create.start_revision && parse::tells(create, &mark.key, mark.deleted));
+            told.extend(tells.map(|mark| (*id, mark.revision)));
         }
         let settled = |stream: &Self| {
             told.iter().all(|(id, revision)| {
@@ -210,10 +202,36 @@ impl WatchStream {
     }
 }
 
+/// A change that was made to be told of.
+pub struct Mark {
+    key: Bytes,
+    revision: i64,
+    deleted: bool,
+}
+
+/// Writes and deletes the first key of each watch, until each has begun that is to begin.
+pub async fn mark(kv: &mut KvClient<Channel>, keys: BTreeMap<Bytes, i64>) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for (key, start) in keys {
+        loop {
+            let put = PutRequest { key: key.clone(), value: MARK.into(), ..Default::default() };
+            let put = kv.put(put).await.unwrap().into_inner().header.unwrap().revision;
+            let delete = DeleteRangeRequest { key: key.clone(), ..Default::default() };
+            let delete = kv.delete_range(delete).await.unwrap().into_inner().header.unwrap().revision;
+            marks.push(Mark { key: key.clone(), revision: put, deleted: false });
+            marks.push(Mark { key: key.clone(), revision: delete, deleted: true });
+            if put >= start {
+                break;
+            }
+        }
+    }
+    marks
+}
+
 /// The first keys of watches, and from which revision on all watches that begin with one tell of it.
-pub fn first_keys(open: &BTreeMap<i64, WatchCreateRequest>) -> BTreeMap<Bytes, i64> {
+pub fn first_keys<'a>(open: impl Iterator<Item = &'a WatchCreateRequest>) -> BTreeMap<Bytes, i64> {
     let mut keys = BTreeMap::new();
-    for create in open.values() {
+    for create in open {
         let start = keys.entry(parse::first_key(create)).or_insert(0);
         *start = create.start_revision.max(*start);
     }

@@ -157,16 +157,10 @@ impl Engine {
                 self.shared.leases.attach(lease, &put.key);
             }
         }
+        let previous = self.before(at, written.before.map(|before| before.at))?;
         self.log(
             at,
-            Record {
-                create: written.create,
-                version: written.version,
-                lease,
-                previous: written.before.map(|before| before.at),
-                key: &put.key,
-                value: &value,
-            },
+            Record { create: written.create, version: written.version, lease, previous, key: &put.key, value: &value },
         )?;
         Ok(old.filter(|_| put.prev_kv))
     }
@@ -181,13 +175,22 @@ impl Engine {
         if let Some(before) = written.before.filter(|before| before.lease != 0) {
             self.shared.leases.detach(before.lease, key);
         }
-        let previous = written.before.map(|before| before.at);
+        let previous = self.before(at, written.before.map(|before| before.at))?;
         self.log(at, Record { create: 0, version: 0, lease: 0, previous, key, value: b"" })?;
         Ok(true)
     }
 
     fn next(&self) -> Revision {
         Revision { main: self.revision + 1, sub: self.sub }
+    }
+
+    /// What a watch is told that a key was before: its version before the transaction, as in etcd, and not one that
+    /// the transaction itself has written and writes over.
+    fn before(&self, at: Revision, mut previous: Option<Revision>) -> Result<Option<Revision>, Error> {
+        while let Some(own) = previous.filter(|previous| previous.main == at.main) {
+            previous = Record::decode(&self.record(own)?.ok_or_else(|| lost(own.main))?)?.previous;
+        }
+        Ok(previous)
     }
 
     /// Notes a write for the backend and the watchers.

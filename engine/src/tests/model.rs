@@ -67,7 +67,10 @@ impl Model {
         let before = self.now().remove(key);
         let at = Revision { main: self.revision + 1, sub: self.sub };
         self.sub += 1;
-        self.writes.push(Write { at, key: key.clone(), kv, before: before.clone() });
+        // Watches are told what was before the whole transaction.
+        let created = kv.as_ref().is_some_and(|kv| kv.create_revision == at.main);
+        let told = self.state(self.revision).remove(key).filter(|_| !created);
+        self.writes.push(Write { at, key: key.clone(), kv, before: told });
         before
     }
 

@@ -1,20 +1,16 @@
 //! Power cuts in the middle of a rollout: nothing acknowledged is lost, nothing happens twice, and it finishes.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use kelson_wire::kube::{Client, Gvr, Https, Kubeconfig, ObjectMeta, quantity};
-use kelson_wire::remote::{RemoteOptions, RemoteStore};
-use kelson_wire::store::{Change, ListOptions, Store};
+use kelson_wire::kube::{Client, Gvr, Https, Kubeconfig, ObjectMeta};
 use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::audit;
 use crate::cluster::{START, address_of, start_dev};
 use crate::poll;
 
@@ -107,7 +103,8 @@ fn survive(runtime: &tokio::runtime::Runtime, cut: usize, moment: Duration) {
         if ready == REPLICAS { Ok(()) } else { Err(format!("{ready} ready")) }
     });
     let etcd = address_of(&second.output(), "http://");
-    let seen = runtime.block_on(audit(&etcd));
+    let seen =
+        runtime.block_on(audit::replay(&etcd)).unwrap_or_else(|broken| panic!("cut {cut} after {moment:?}: {broken}"));
     eprintln!(
         "cut {cut} after {moment:?}: {} acknowledged, {seen} pods, finished {:.1} s after the restart",
         acknowledged.len(),
@@ -118,104 +115,4 @@ fn survive(runtime: &tokio::runtime::Runtime, cut: usize, moment: Duration) {
 #[derive(Deserialize)]
 struct Meta {
     metadata: ObjectMeta,
-}
-
-#[derive(Deserialize)]
-struct Pod {
-    metadata: ObjectMeta,
-    spec: PodSpec,
-    #[serde(default)]
-    status: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodSpec {
-    #[serde(default)]
-    node_name: String,
-    containers: Vec<Container>,
-}
-
-#[derive(Deserialize)]
-struct Container {
-    #[serde(default)]
-    resources: Value,
-}
-
-/// Milli-CPU, bytes of memory, pods.
-type Load = [i64; 3];
-
-fn load(pod: &Pod) -> Load {
-    let sum = |name: &str, read: fn(&str) -> Option<i64>| {
-        let requests =
-            pod.spec.containers.iter().filter_map(|container| container.resources["requests"][name].as_str());
-        requests.map(|text| read(text).expect("a quantity")).sum()
-    };
-    [sum("cpu", quantity::millis), sum("memory", quantity::units), 1]
-}
-
-/// Replays every change of every pod since the first revision: bound once, within what its node has, at each moment.
-/// Returns the number of pods.
-async fn audit(etcd: &str) -> usize {
-    let store = RemoteStore::new(RemoteOptions::new([etcd])).expect("the store");
-    let nodes = store.list(Bytes::from_static(b"/registry/minions/"), ListOptions::default()).await.expect("nodes");
-    let room: HashMap<String, Load> = nodes
-        .objects
-        .iter()
-        .map(|object| {
-            let node: Value = serde_json::from_slice(&object.value).expect("a node");
-            let allocatable = &node["status"]["allocatable"];
-            let text = |name: &str| allocatable[name].as_str().expect("allocatable").to_string();
-            let room = [
-                quantity::millis(&text("cpu")).expect("cpu"),
-                quantity::units(&text("memory")).expect("memory"),
-                quantity::units(&text("pods")).expect("pods"),
-            ];
-            (node["metadata"]["name"].as_str().expect("a name").to_string(), room)
-        })
-        .collect();
-    let mut used: HashMap<String, Load> = HashMap::new();
-    let mut bound: HashMap<String, (String, Load)> = HashMap::new();
-    let mut pods = std::collections::HashSet::new();
-    let mut changes = store.watch(Bytes::from_static(b"/registry/pods/"), 1).await.expect("a watch");
-    'replay: while let Some(batch) = changes.next().await {
-        for change in batch.expect("history is whole") {
-            match change {
-                Change::Progress { revision } if revision >= nodes.revision => break 'replay,
-                Change::Progress { .. } => {}
-                Change::Put { object, .. } => {
-                    if object.mod_revision > nodes.revision {
-                        break 'replay;
-                    }
-                    let pod: Pod = serde_json::from_slice(&object.value).expect("a pod");
-                    let uid = pod.metadata.uid.to_string();
-                    assert_ne!(pod.status["phase"], "Failed", "an agent refused {}: {}", pod.metadata.name, pod.status);
-                    pods.insert(uid.clone());
-                    let node = pod.spec.node_name.clone();
-                    if let Some((before, _)) = bound.get(&uid) {
-                        assert_eq!(*before, node, "{} was bound twice", pod.metadata.name);
-                    } else if !node.is_empty() {
-                        let load = load(&pod);
-                        let total = used.entry(node.clone()).or_default();
-                        let room = room.get(&node).unwrap_or_else(|| panic!("{node} is no node"));
-                        for (at, amount) in load.iter().enumerate() {
-                            total[at] += amount;
-                            assert!(total[at] <= room[at], "{node} is over-committed: {total:?} of {room:?}");
-                        }
-                        bound.insert(uid, (node, load));
-                    }
-                }
-                Change::Delete { previous, .. } => {
-                    let previous = previous.expect("a deleted pod has a last state");
-                    let pod: Pod = serde_json::from_slice(&previous.value).expect("a pod");
-                    if let Some((node, load)) = bound.remove(pod.metadata.uid.as_ref()) {
-                        let total = used.get_mut(&node).expect("it was bound");
-                        (0..load.len()).for_each(|at| total[at] -= load[at]);
-                    }
-                }
-            }
-        }
-        let _ = store.request_progress().await;
-    }
-    pods.len()
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole, driven from outside: the binary, its sockets, its files, and the shape of the repository.
 
+mod audit;
 mod cluster;
 mod crash;
 mod dev;

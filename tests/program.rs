@@ -19,15 +19,15 @@ pub struct Program {
 impl Program {
     /// Starts `command` with its output collected.
     pub fn start(name: &str, command: &mut Command) -> Program {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        // One pipe for both streams, so that what is printed is seen in its order.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let both = (writer.try_clone().expect("a pipe"), writer);
+        let spawned = command.stdin(Stdio::null()).stdout(both.0).stderr(both.1).spawn();
+        let child = spawned.unwrap_or_else(|error| panic!("{name}: {error}"));
+        // The command would hold the pipe open after the program's end.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         let output = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().expect("piped"), output.clone());
-        collect(child.stderr.take().expect("piped"), output.clone());
+        collect(reader, output.clone());
         Program { child, name: name.into(), output }
     }
 
@@ -45,7 +45,7 @@ impl Program {
         });
     }
 
-    /// Everything printed so far, standard output and standard error together.
+    /// Everything printed so far, standard output and standard error together, in the order of printing.
     pub fn output(&self) -> String {
         self.output.lock().expect("output").clone()
     }

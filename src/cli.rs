@@ -21,7 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// A whole cluster in one process: store, API server, controllers, scheduler, simulated nodes.
     Dev(Dev),
-    /// The etcd-compatible store alone.
+    /// The etcd-compatible store alone, with etcd's own flags (`kelson store --help`).
+    #[command(disable_help_flag = true)]
     Store(Store),
     /// The Kubernetes API server on any etcd v3 endpoint.
     Apiserver(Apiserver),
@@ -61,18 +62,9 @@ pub struct Dev {
 
 #[derive(Args)]
 pub struct Store {
-    /// Human-readable name of this member.
-    #[arg(long, default_value = "default")]
-    pub name: String,
-    /// Where the log and the state are kept.
-    #[arg(long, default_value = "default.etcd", value_name = "DIR")]
-    pub data_dir: PathBuf,
-    /// URL to serve clients on.
-    #[arg(long, default_value = "http://127.0.0.1:2379", value_name = "URL")]
-    pub listen_client_urls: String,
-    /// URL that clients are told to use [default: the one served on].
-    #[arg(long, value_name = "URL")]
-    pub advertise_client_urls: Option<String>,
+    /// etcd's flags, environment (`ETCD_*`) and configuration file.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    pub flags: Vec<String>,
 }
 
 #[derive(Args)]

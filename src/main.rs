@@ -10,9 +10,11 @@ mod parts;
 mod process;
 mod progress;
 mod shutdown;
+mod store;
 mod tasks;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -26,6 +28,16 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let program = arguments.next().unwrap_or_default();
+    let arguments: Vec<_> = arguments.collect();
+    // A link named etcd is an etcd; its flags are Go's, which no other parser reads.
+    if Path::new(&program).file_name().is_some_and(|name| name == "etcd") {
+        return store::main(&program, &arguments);
+    }
+    if let Some((_, flags)) = arguments.split_first().filter(|(first, _)| *first == "store") {
+        return store::main(&program, flags);
+    }
     match start(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,7 +58,12 @@ fn start(cli: Cli) -> Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Dev(options) => dev::run(options).await,
-            Command::Store(options) => parts::store(options).await,
+            Command::Store(options) => {
+                anyhow::bail!(
+                    "the flags of `kelson store` follow its name; before it there are none: {:?}",
+                    options.flags
+                )
+            }
             Command::Apiserver(options) => parts::apiserver(options).await,
             Command::Controllers(options) => parts::controllers(options).await,
             Command::Scheduler(options) => parts::scheduler(options).await,

@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kelson_controllers::Election;
-use kelson_etcd::ServerOptions;
 use kelson_kube::Gateway;
 use kelson_nodesim::{KubeletConfig, Simulator};
-use kelson_raft::{Data, Node};
 use kelson_wire::kube::{Client, Https, Kubeconfig};
 use kelson_wire::remote::{ClientTls, RemoteOptions, RemoteStore};
 use kelson_wire::store::Store;
@@ -70,30 +68,6 @@ async fn until_stopped(stop: CancellationToken, mut tasks: Tasks) -> Result<()> 
         failure = tasks.failed() => Err(failure),
     };
     ended.and(tasks.stop().await)
-}
-
-/// `kelson store`.
-pub async fn store(options: cli::Store) -> Result<()> {
-    let stop = shutdown::token()?;
-    let listen: SocketAddr = match options.listen_client_urls.strip_prefix("http://").map(str::parse) {
-        Some(Ok(address)) => address,
-        _ => bail!("--listen-client-urls {}: http://ADDRESS:PORT is expected", options.listen_client_urls),
-    };
-    let listener = listen::on(listen, "--listen-client-urls").await?;
-    let served = format!("http://{}", listener.local_addr()?);
-    let client_urls = vec![options.advertise_client_urls.unwrap_or_else(|| served.clone())];
-    let config = kelson_raft::Config::new(&options.name, Data::Dir(options.data_dir));
-    let node = Node::open(kelson_raft::Config { client_urls, ..config }).await?;
-    let mut tasks = Tasks::default();
-    tasks.start("store", kelson_etcd::serve(node.clone(), listener, ServerOptions::default(), tasks.token()));
-    let failed = node.clone();
-    tasks.start("raft", {
-        let token = tasks.token();
-        async move { token.run_until_cancelled(failed.stopped()).await.unwrap_or(Ok(())) }
-    });
-    println!("serving etcd clients on {served}");
-    let ended = until_stopped(stop, tasks).await;
-    ended.and(node.shutdown().await.context("store"))
 }
 
 /// `kelson apiserver`.

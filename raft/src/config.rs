@@ -30,6 +30,13 @@ pub struct Config {
     /// Where clients reach this member.
     pub client_urls: Vec<String>,
     pub data: Data,
+    /// A directory for the log of [`Data::Dir`], in place of `log/` in the data directory.
+    pub log_dir: Option<PathBuf>,
+    /// Whether data that is there already keeps the ids that it was founded with, whatever is said here. Else other ids
+    /// are refused.
+    pub keep_ids: bool,
+    /// Whether a write waits for the disk. Without it a power cut loses acknowledged writes, a killed process none.
+    pub fsync: bool,
     /// Commands that may wait for a place in a batch; one more is refused with [`Error::TooManyRequests`].
     pub max_inflight: usize,
     /// The same bound in bytes of keys and values. A single command larger than it is let in when nothing else waits.
@@ -71,6 +78,9 @@ impl Config {
             peer_urls: Vec::new(),
             client_urls: Vec::new(),
             data,
+            log_dir: None,
+            keep_ids: false,
+            fsync: true,
             max_inflight: 16 * 1024,
             max_inflight_bytes: 256 << 20,
             max_batch_bytes: 1 << 20,

@@ -39,7 +39,7 @@ impl Founding {
             return Err(Error::Config("only a directory can be founded".to_owned()));
         };
         let dir = DataDir::found(path)?;
-        match Parts::on_disk(dir) {
+        match Parts::on_disk(dir, &config) {
             Ok(parts) => Ok(Founding { config, parts: Some(parts) }),
             Err(error) => {
                 // The lock is gone with the parts; what was made is still marked as unfinished.

@@ -47,19 +47,20 @@ impl Parts {
             Data::Memory => {
                 Ok(Parts { disk: Arc::new(MemoryDisk::default()), backend: Arc::new(MemoryBackend::new()), dir: None })
             }
-            Data::Dir(path) => Parts::on_disk(DataDir::open(path)?),
+            Data::Dir(path) => Parts::on_disk(DataDir::open(path)?, config),
         }
     }
 
     #[cfg(feature = "rocksdb")]
-    pub(crate) fn on_disk(dir: DataDir) -> Result<Self, Error> {
-        let disk = log::rocks::RocksDisk::open(&dir.log()).map_err(|e| storage(&e))?;
+    pub(crate) fn on_disk(dir: DataDir, config: &Config) -> Result<Self, Error> {
+        let log = config.log_dir.clone().unwrap_or_else(|| dir.log());
+        let disk = log::rocks::RocksDisk::open(&log).map_err(|e| storage(&e))?.with_fsync(config.fsync);
         let backend = kelson_engine::RocksBackend::open(dir.state())?;
         Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), dir: Some(dir) })
     }
 
     #[cfg(not(feature = "rocksdb"))]
-    pub(crate) fn on_disk(dir: DataDir) -> Result<Self, Error> {
+    pub(crate) fn on_disk(dir: DataDir, _: &Config) -> Result<Self, Error> {
         let reason = "this build keeps data in memory only".to_owned();
         Err(Error::Directory { path: dir.path().to_owned(), reason })
     }
@@ -101,9 +102,10 @@ pub(crate) async fn on_own_thread(config: Config, parts: Parts) -> Result<Inner,
 }
 
 /// Starts a node on the current runtime. Its background must be run for the node to stop in order.
-async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
+async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
     let engine = Engine::open(parts.backend.clone())?;
-    claim(&config, &parts, &engine)?;
+    let owner = claim(&config, &parts, &engine)?;
+    (config.cluster_id, config.node_id) = (owner.cluster, owner.node);
     let (log, log_thread) = LogStore::open(parts.disk.clone(), config.log_tail_bytes).map_err(|e| storage(&e))?;
     let reader = engine.reader();
     let leases = Arc::new(Leases::new(config.clock.clone(), reader.clone()));
@@ -172,8 +174,9 @@ async fn start(config: Config, parts: Parts) -> Result<(Inner, Background), Erro
     Ok((inner, background))
 }
 
-/// Makes sure that log and state are this member's, and that neither is missing beside the other.
-fn claim(config: &Config, parts: &Parts, engine: &Engine) -> Result<(), Error> {
+/// Makes sure that log and state are this member's, and that neither is missing beside the other. Returns whose they
+/// are, which may be somebody else where the configuration says to keep the ids.
+fn claim(config: &Config, parts: &Parts, engine: &Engine) -> Result<Identity, Error> {
     let mine = Identity { cluster: config.cluster_id, node: config.node_id };
     let mismatch = |reason: String| Err(Error::Mismatch { path: parts.path(), reason });
     let state_is_new = engine.applied().is_none();
@@ -182,7 +185,7 @@ fn claim(config: &Config, parts: &Parts, engine: &Engine) -> Result<(), Error> {
         return mismatch("it holds a state but its log is gone".to_owned());
     }
     let owner = log::identify(&*parts.disk, mine).map_err(|e| storage(&e))?;
-    if owner != mine {
+    if owner != mine && !config.keep_ids {
         return mismatch(format!(
             "it belongs to member {:x} of cluster {:x}, not to member {:x} of cluster {:x}",
             owner.node, owner.cluster, mine.node, mine.cluster
@@ -195,7 +198,7 @@ fn claim(config: &Config, parts: &Parts, engine: &Engine) -> Result<(), Error> {
             "its state ends at log entry {applied_end} but the log begins only at {log_start}: the state is gone or old"
         ));
     }
-    Ok(())
+    Ok(owner)
 }
 
 fn settings(config: &Config) -> Result<openraft::Config, Error> {

@@ -20,9 +20,9 @@ use crate::context::Context;
 use crate::kv::mismatch;
 use crate::{quota, refusal};
 
-/// Shortest lease that is granted, in seconds: one and a half election timeouts, so that a change of leader does not
-/// end it.
-const MIN_TTL: i64 = 2;
+/// Shortest lease that is granted, in seconds, with the default election timeout: one and a half of them, so that a
+/// change of leader does not end it.
+pub(crate) const MIN_TTL: i64 = 2;
 
 /// How often another random id is drawn because the first was taken.
 const DRAWS: usize = 8;
@@ -34,9 +34,9 @@ pub(crate) struct Granted {
     pub(crate) ttl: i64,
 }
 
-/// Grants a lease; an id of 0 means any.
-pub(crate) async fn grant(node: &Node, id: i64, ttl: i64) -> Result<Granted, Error> {
-    let ttl = ttl.max(MIN_TTL);
+/// Grants a lease of at least `shortest` seconds; an id of 0 means any.
+pub(crate) async fn grant(node: &Node, id: i64, ttl: i64, shortest: i64) -> Result<Granted, Error> {
+    let ttl = ttl.max(shortest);
     let mut draws = 0;
     loop {
         draws += 1;
@@ -62,7 +62,7 @@ impl LeaseService {
 
     async fn do_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
         self.context.quota.check(&self.context.node, quota::LEASE).await?;
-        let granted = grant(&self.context.node, request.id, request.ttl).await;
+        let granted = grant(&self.context.node, request.id, request.ttl, self.context.options.min_lease_ttl).await;
         let granted = granted.map_err(|error| refusal::of_raft(&error))?;
         let counters = self.context.metrics.counters();
         counters.leases_granted.fetch_add(1, Relaxed);

@@ -154,7 +154,8 @@ impl Store for LocalStore {
     }
 
     async fn grant_lease(&self, ttl: i64) -> Result<i64, StoreError> {
-        let granted = lease::grant(&self.shared.node, 0, ttl).await.map_err(|error| self.refused(error))?;
+        let granted =
+            lease::grant(&self.shared.node, 0, ttl, lease::MIN_TTL).await.map_err(|error| self.refused(error))?;
         Ok(granted.id)
     }
 }

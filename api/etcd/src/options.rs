@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lease::MIN_TTL;
+
 /// When history is dropped by itself (etcd's `auto-compaction-mode` and `auto-compaction-retention`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AutoCompaction {
@@ -60,12 +62,14 @@ pub struct ServerOptions {
     pub pprof: bool,
     /// What a stop waits for requests under way before it cuts them off.
     pub shutdown_grace: Duration,
-    /// A connection that says nothing for so long is asked whether it lives ...
-    pub keep_alive: Duration,
+    /// A connection that says nothing for so long is asked whether it lives (`None`: never) ...
+    pub keep_alive: Option<Duration>,
     /// ... and cut off when it does not answer within this.
     pub keep_alive_timeout: Duration,
     /// Who may do what.
     pub auth: AuthOptions,
+    /// Shortest time of a lease, in seconds; one that asks for less gets this (etcd: one and a half election timeouts).
+    pub min_lease_ttl: i64,
     /// Serve TLS with this configuration. Protocol negotiation is added to it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -86,7 +90,8 @@ impl Default for ServerOptions {
             auto_compaction: AutoCompaction::Off,
             pprof: false,
             shutdown_grace: Duration::from_secs(5),
-            keep_alive: Duration::from_secs(30),
+            keep_alive: Some(Duration::from_secs(30)),
+            min_lease_ttl: MIN_TTL,
             keep_alive_timeout: Duration::from_secs(20),
             auth: AuthOptions::default(),
             tls: None,

@@ -23,12 +23,19 @@ const WRITE_BUFFER: usize = 32 << 20;
 pub(crate) struct RocksDisk {
     db: DB,
     path: PathBuf,
+    /// Whether a write that is to be synced really is.
+    fsync: bool,
 }
 
 impl RocksDisk {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let db = DB::open(&options(), path).map_err(|e| failed(path, &e))?;
-        Ok(RocksDisk { db, path: path.to_owned() })
+        Ok(RocksDisk { db, path: path.to_owned(), fsync: true })
+    }
+
+    /// The same; without `fsync` no write waits for the disk.
+    pub(crate) fn with_fsync(self, fsync: bool) -> Self {
+        RocksDisk { fsync, ..self }
     }
 }
 
@@ -94,7 +101,7 @@ impl Disk for RocksDisk {
             }
         }
         let mut how = WriteOptions::default();
-        how.set_sync(sync);
+        how.set_sync(sync && self.fsync);
         self.db.write_opt(batch, &how).map_err(|e| failed(&self.path, &e))?;
         if let Some(upto) = purged {
             // Whole files of purged entries go at once instead of through compaction.

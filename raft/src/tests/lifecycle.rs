@@ -197,3 +197,26 @@ async fn members_of_an_older_configuration_keep_their_place() {
     assert_eq!(listed, BTreeMap::from([("new name".to_owned(), vec!["http://10.0.0.1:2379".to_owned()])]));
     node.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn data_that_is_there_keeps_its_ids_and_peer_urls_where_it_is_told_to() {
+    let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
+    let founding = Config { peer_urls: vec!["http://a:2380".into()], keep_ids: true, ..config() };
+    let node = open(founding.clone(), &disk, &backend).await.unwrap();
+    let founded = (node.status().cluster_id, node.status().member_id);
+    node.shutdown().await.unwrap();
+    let later = Config {
+        node_id: 17,
+        cluster_id: 18,
+        name: "renamed".into(),
+        peer_urls: vec!["http://b:2380".into()],
+        ..founding
+    };
+    let node = open(later.clone(), &disk, &backend).await.unwrap();
+    assert_eq!((node.status().cluster_id, node.status().member_id), founded);
+    assert_eq!((&*node.members()[0].name, &node.members()[0].peer_urls[0][..]), ("renamed", "http://a:2380"));
+    write(&node, "key", "value").await;
+    node.shutdown().await.unwrap();
+    let refused = open(Config { keep_ids: false, ..later }, &disk, &backend).await;
+    assert!(matches!(refused, Err(Error::Mismatch { .. })));
+}

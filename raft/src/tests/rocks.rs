@@ -165,3 +165,20 @@ async fn damaged_files_are_an_error_that_names_them() {
     let error = Node::open(in_dir(copy.path())).await.err().unwrap().to_string();
     assert!(error.contains(&log.display().to_string()), "{error}");
 }
+
+#[tokio::test]
+async fn the_log_can_lie_elsewhere_and_need_not_be_synced() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log_dir = elsewhere.path().join("wal");
+    let config = Config { log_dir: Some(log_dir.clone()), fsync: false, ..in_dir(dir.path()) };
+    let node = Node::open(config.clone()).await.unwrap();
+    write(&node, "key", "value").await;
+    node.shutdown().await.unwrap();
+    drop(node);
+    assert!(log_dir.join("CURRENT").exists() && !dir.path().join("log").exists());
+    // Without its log the state is not taken for a new one's.
+    assert!(matches!(Node::open(in_dir(dir.path())).await, Err(Error::Mismatch { .. })));
+    let node = Node::open(config).await.unwrap();
+    assert_eq!(keys(&node), ["key"]);
+    node.shutdown().await.unwrap();
+}

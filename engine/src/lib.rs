@@ -47,7 +47,7 @@ mod watch;
 
 pub use alarm::{Alarm, AlarmAction, AlarmKind};
 pub use backend::{Backend, View};
-pub use clock::LeaseClock;
+pub use clock::{LeaseClock, Renewal};
 pub use codec::MAX_TXN_DEPTH;
 pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeResponse};
 pub use engine::{Engine, EngineOptions};

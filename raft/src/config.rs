@@ -61,8 +61,14 @@ pub struct Config {
     pub election: Duration,
     /// Pause between two looks at the leases that have run out.
     pub lease_check: Duration,
-    /// Most leases revoked at one look, so that a mass expiry cannot push client requests aside.
+    /// Most leases revoked at once. Where more have run out the next follow soon, but client requests have the log to
+    /// themselves for three times as long as one such batch takes: a mass expiry cannot push them aside.
     pub lease_revokes: usize,
+    /// How much too long a restart or a change of leader may make a lease live. What leases longer than this have left
+    /// is noted in the log this often.
+    pub lease_checkpoint: Duration,
+    /// Most leases noted at one look; the others follow at the next.
+    pub lease_checkpoints: usize,
     /// Lease deadlines are counted with this clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -92,7 +98,9 @@ impl Config {
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(1000),
             lease_check: Duration::from_millis(200),
-            lease_revokes: 200,
+            lease_revokes: 128,
+            lease_checkpoint: Duration::from_secs(300),
+            lease_checkpoints: 1000,
             clock: Arc::new(MonotonicClock::default()),
         }
     }
@@ -102,8 +110,11 @@ impl Config {
         if self.node_id == 0 || self.cluster_id == 0 {
             return wrong("node and cluster ids must not be 0");
         }
-        if self.max_inflight == 0 || self.max_batch_commands == 0 || self.lease_revokes == 0 {
-            return wrong("max_inflight, max_batch_commands and lease_revokes must not be 0");
+        if self.max_inflight == 0 || self.max_batch_commands == 0 {
+            return wrong("max_inflight and max_batch_commands must not be 0");
+        }
+        if self.lease_revokes == 0 || self.lease_checkpoints == 0 || self.lease_checkpoint.is_zero() {
+            return wrong("lease_revokes, lease_checkpoints and lease_checkpoint must not be 0");
         }
         if self.snapshot_entries == 0 || self.snapshot_bytes == 0 {
             return wrong("snapshot_entries and snapshot_bytes must not be 0");

@@ -1,17 +1,23 @@
 //! Deadlines of leases. The leader counts them and proposes the revocation of those that ran out; only then do they
-//! end, at one revision, for everybody.
+//! end, at one revision, for everybody. Now and then it proposes to note what long leases have left, so that a restart
+//! or a change of leader does not give them their full time again.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use kelson_engine::{Command, LeaseClock, Outcome, Reader};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    Error,
     clock::Clock,
     queue::Queue,
     types::{Replies, Types},
 };
+
+/// After a batch of revocations the log is left to others for this many times as long as the batch took.
+const YIELD: u32 = 3;
 
 /// The deadlines of this member; those of a member that does not lead mean nothing.
 pub(crate) struct Leases {
@@ -20,20 +26,29 @@ pub(crate) struct Leases {
     state: Reader,
 }
 
-/// How expired leases are revoked.
+/// How expired leases are revoked and long ones noted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expiry {
     pub(crate) every: Duration,
-    /// Per look.
-    pub(crate) most: usize,
+    /// Revocations at once.
+    pub(crate) revokes: usize,
+    /// Checkpoints at once.
+    pub(crate) checkpoints: usize,
+}
+
+/// A renewal that has begun.
+pub(crate) enum Renewal {
+    /// The lease has its full time again, in seconds.
+    Done(i64),
+    /// It has once the state notes nothing else any more.
+    Noting(i64, oneshot::Receiver<Result<Outcome, Error>>),
 }
 
 impl Leases {
-    /// Every lease of the state starts with its full time: how much of it had passed before is not known.
-    pub(crate) fn new(time: Arc<dyn Clock>, state: Reader) -> Self {
-        let leases = Leases { clock: Mutex::new(LeaseClock::new()), time, state };
-        leases.renew_all();
-        leases
+    /// Follows what is applied from now on; [`Leases::start`] adds what the state holds.
+    pub(crate) fn new(time: Arc<dyn Clock>, checkpoint: Duration, state: Reader) -> Self {
+        let checkpoint = u64::try_from(checkpoint.as_millis()).unwrap_or(u64::MAX);
+        Leases { clock: Mutex::new(LeaseClock::new(checkpoint)), time, state }
     }
 
     /// Follows what was applied.
@@ -44,13 +59,24 @@ impl Leases {
                     self.clock.lock().insert(*id, *ttl, self.time.now_ms());
                 }
                 (Command::LeaseRevoke { id }, Ok(_)) => self.clock.lock().remove(*id),
+                (Command::LeaseCheckpoint { leases }, Ok(_)) => {
+                    let mut clock = self.clock.lock();
+                    leases.iter().for_each(|(id, remaining)| clock.noted(*id, *remaining));
+                }
                 _ => {}
             }
         }
     }
 
-    pub(crate) fn renew(&self, id: i64) -> Option<i64> {
-        self.clock.lock().renew(id, self.time.now_ms())
+    /// Gives a lease its full time again; `None` for one that is gone or has run out.
+    pub(crate) fn renew(&self, id: i64, queue: &Queue) -> Result<Option<Renewal>, Error> {
+        let mut clock = self.clock.lock();
+        let Some(renewal) = clock.renew(id, self.time.now_ms()) else { return Ok(None) };
+        if !renewal.noted {
+            return Ok(Some(Renewal::Done(renewal.ttl)));
+        }
+        let answer = queue.push(Command::LeaseCheckpoint { leases: vec![(id, 0)] })?;
+        Ok(Some(Renewal::Noting(renewal.ttl, answer)))
     }
 
     /// Whole seconds that are left.
@@ -59,8 +85,9 @@ impl Leases {
         Some(i64::try_from(left / 1000).unwrap_or(i64::MAX))
     }
 
-    /// Renews all: a new leader has not heard who renewed with the old one.
-    fn renew_all(&self) {
+    /// Starts all leases of the state anew, each with what is noted of it, else with its full time: neither a new leader
+    /// nor a restart knows who renewed before. To be called when all that was committed before is applied.
+    pub(crate) fn start(&self) {
         // The state is read under the lock, or a lease granted in between would be forgotten.
         let mut clock = self.clock.lock();
         clock.sync(self.state.leases(), self.time.now_ms());
@@ -70,9 +97,21 @@ impl Leases {
     fn due(&self, most: usize) -> Vec<i64> {
         self.clock.lock().expired(self.time.now_ms(), most)
     }
+
+    /// Proposes to note what some leases have left.
+    fn checkpoint(&self, most: usize, queue: &Queue) -> Option<oneshot::Receiver<Result<Outcome, Error>>> {
+        let mut clock = self.clock.lock();
+        let mut answer = None;
+        // Pushed under the lock: a renewal that finds a checkpoint taken finds it in the queue as well.
+        clock.checkpoint(self.time.now_ms(), most, |leases| {
+            answer = queue.push(Command::LeaseCheckpoint { leases }).ok();
+            answer.is_some()
+        });
+        answer
+    }
 }
 
-/// Revokes what has run out while this member leads. Made as soon as [`Leases::new`] has started the clock.
+/// Revokes what has run out while this member leads. Made as soon as [`Leases::start`] has started the clock.
 pub(crate) struct Revoker {
     pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) queue: Arc<Queue>,
@@ -91,29 +130,44 @@ impl Revoker {
     pub(crate) fn run(self) -> impl Future<Output = ()> {
         let mut led = self.leads();
         async move {
-            let mut ticks = tokio::time::interval(self.expiry.every);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let Expiry { every, checkpoints, .. } = self.expiry;
+            let (mut pause, mut noted) = (every, Instant::now());
             loop {
-                ticks.tick().await;
+                tokio::time::sleep(pause).await;
+                pause = every;
                 let leads = self.leads();
                 if leads != led {
-                    self.leases.renew_all();
+                    self.leases.start();
                     led = leads;
                 }
-                if leads.is_some() {
-                    self.revoke().await;
+                if leads.is_none() {
+                    continue;
+                }
+                if noted.elapsed() >= every {
+                    noted = Instant::now();
+                    // A checkpoint that is lost only costs the lease's early end.
+                    if let Some(answer) = self.leases.checkpoint(checkpoints, &self.queue) {
+                        let _ = answer.await;
+                    }
+                }
+                if let Some(took) = self.revoke().await {
+                    pause = (took * YIELD).min(every);
                 }
             }
         }
     }
 
-    async fn revoke(&self) {
-        let due = self.leases.due(self.expiry.most).into_iter();
-        let answers: Vec<_> =
-            due.map(|id| self.queue.push(self.leases.state.by_system(Command::LeaseRevoke { id }))).collect();
+    /// Revokes one batch; returns how long that took if it was a full one, so that more may be due.
+    async fn revoke(&self) -> Option<Duration> {
+        let start = Instant::now();
+        let due = self.leases.due(self.expiry.revokes);
+        let is_full = due.len() == self.expiry.revokes;
+        let revoke = |id| self.queue.push(self.leases.state.by_system(Command::LeaseRevoke { id }));
+        let answers: Vec<_> = due.into_iter().map(revoke).collect();
         // The clock reports one again that could not be proposed, or whose fate is unknown.
         for answer in answers.into_iter().flatten() {
             let _ = answer.await;
         }
+        is_full.then(|| start.elapsed())
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     Config, Error, Member, Status,
     barrier::Barrier,
     defrag::Defrag,
-    leases::Leases,
+    leases::{Leases, Renewal},
     log::LogStore,
     membership::Update,
     queue::Queue,
@@ -188,9 +188,23 @@ impl Node {
     }
 
     /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease or this
-    /// member does not lead.
-    pub fn lease_renew(&self, id: i64) -> Option<i64> {
-        if self.is_leader() { self.inner.leases.renew(id) } else { None }
+    /// member does not lead. Nearly always without waiting: only where a checkpoint has noted less, that is first taken
+    /// back in the log.
+    ///
+    /// # Errors
+    /// As [`Node::propose`], when a checkpoint could not be taken back.
+    pub async fn lease_renew(&self, id: i64) -> Result<Option<i64>, Error> {
+        if !self.is_leader() {
+            return Ok(None);
+        }
+        let begun = self.inner.leases.renew(id, &self.inner.queue).map_err(|e| self.explain(e))?;
+        let (ttl, answer) = match begun {
+            None => return Ok(None),
+            Some(Renewal::Done(ttl)) => return Ok(Some(ttl)),
+            Some(Renewal::Noting(ttl, answer)) => (ttl, answer),
+        };
+        self.wait(answer).await?;
+        Ok(Some(ttl))
     }
 
     /// Seconds that a lease has left, rounded down; `None` when there is no such lease.

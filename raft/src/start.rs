@@ -108,7 +108,7 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
     (config.cluster_id, config.node_id) = (owner.cluster, owner.node);
     let (log, log_thread) = LogStore::open(parts.disk.clone(), config.log_tail_bytes).map_err(|e| storage(&e))?;
     let reader = engine.reader();
-    let leases = Arc::new(Leases::new(config.clock.clone(), reader.clone()));
+    let leases = Arc::new(Leases::new(config.clock.clone(), config.lease_checkpoint, reader.clone()));
     let wanted = Arc::new(Notify::new());
     let thresholds = Thresholds { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
     let compaction = Arc::new(Compaction::new());
@@ -117,6 +117,7 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
     let raft = raft.map_err(|e| fatal(&e))?;
     lead(&raft, &config).await?;
     reader.forget_tokens();
+    leases.start();
 
     let queue = Arc::new(Queue::new(config.max_inflight, config.max_inflight_bytes));
     let barrier = Arc::new(Barrier::new(config.max_inflight));
@@ -125,7 +126,11 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
         metrics: raft.metrics(),
         queue: queue.clone(),
         leases: leases.clone(),
-        expiry: Expiry { every: config.lease_check, most: config.lease_revokes },
+        expiry: Expiry {
+            every: config.lease_check,
+            revokes: config.lease_revokes,
+            checkpoints: config.lease_checkpoints,
+        },
     };
     let tasks = vec![
         tokio::spawn(barrier::run(raft.clone(), barrier.clone())),

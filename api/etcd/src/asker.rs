@@ -95,7 +95,8 @@ impl Asker {
             }
             given => given,
         };
-        self.services.context.node.lease_renew(lease);
+        let renewed = self.services.context.node.lease_renew(lease).await;
+        renewed.map_err(|error| crate::refusal::of_raft(&error))?;
         Ok(lease)
     }
 

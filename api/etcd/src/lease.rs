@@ -109,12 +109,12 @@ impl LeaseService {
         })
     }
 
-    fn keep_alive(&self, request: &LeaseKeepAliveRequest) -> LeaseKeepAliveResponse {
+    async fn keep_alive(&self, request: &LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Status> {
         // The header is taken first: a lease that ends at a revision must not be seen renewed at a later one.
         let header = self.context.current_header();
-        let renewed = self.context.node.lease_renew(request.id);
+        let renewed = self.context.node.lease_renew(request.id).await.map_err(|error| refusal::of_raft(&error))?;
         self.context.metrics.counters().leases_renewed.fetch_add(renewed.is_some().into(), Relaxed);
-        LeaseKeepAliveResponse { header, id: request.id, ttl: renewed.unwrap_or(0) }
+        Ok(LeaseKeepAliveResponse { header, id: request.id, ttl: renewed.unwrap_or(0) })
     }
 }
 
@@ -149,10 +149,10 @@ impl Lease for LeaseService {
                 () = service.context.shutdown.cancelled() => Err(Status::unavailable(refusal::STOPPED)),
             };
             match next {
-                Ok(Some(request)) => {
-                    let answer = service.keep_alive(&request);
-                    Some((Ok(answer), Some((service, requests))))
-                }
+                Ok(Some(request)) => match service.keep_alive(&request).await {
+                    Ok(answer) => Some((Ok(answer), Some((service, requests)))),
+                    Err(status) => Some((Err(status), None)),
+                },
                 Ok(None) => None,
                 Err(status) => Some((Err(refusal::of_wire(status)), None)),
             }

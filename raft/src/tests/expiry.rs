@@ -28,11 +28,11 @@ async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     write(&node, "plain", "value").await;
     clock.turn_to(9_999);
     assert_eq!((node.lease_remaining(1), node.lease_remaining(2), node.lease_remaining(3)), (Some(0), Some(10), None));
-    assert_eq!((node.lease_renew(2), node.lease_renew(3)), (Some(20), None));
+    assert_eq!((node.lease_renew(2).await, node.lease_renew(3).await), (Ok(Some(20)), Ok(None)));
     clock.turn_to(10_000);
     eventually("lease 1 is gone", || node.reader().lease(1).is_none()).await;
     assert_eq!(keys(&node), ["lease0002", "plain"], "its key went with it");
-    assert_eq!(node.lease_renew(1), None, "nothing to renew any more");
+    assert_eq!(node.lease_renew(1).await, Ok(None), "nothing to renew any more");
     clock.turn_to(29_998);
     assert_eq!(node.lease_remaining(2), Some(0));
     write(&node, "later", "value").await;
@@ -43,7 +43,7 @@ async fn a_lease_ends_when_its_time_is_up_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_restart_gives_leases_their_full_time_again() {
+async fn a_restart_gives_short_leases_their_full_time_again() {
     let (config, clock) = with_clock();
     let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
     let node = open(config.clone(), &disk, &backend).await.unwrap();
@@ -54,6 +54,77 @@ async fn a_restart_gives_leases_their_full_time_again() {
     assert_eq!(node.lease_remaining(1), Some(10));
     clock.turn_to(19_000);
     eventually("the lease is gone", || node.reader().lease(1).is_none()).await;
+    node.shutdown().await.unwrap();
+}
+
+fn noted(node: &Node, id: i64) -> i64 {
+    node.reader().lease(id).map_or(-1, |lease| lease.remaining)
+}
+
+#[tokio::test]
+async fn a_restart_gives_long_leases_what_is_noted_and_never_less() {
+    let (config, clock) = with_clock();
+    let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
+    let node = open(config.clone(), &disk, &backend).await.unwrap();
+    for id in 1..=3 {
+        grant(&node, id, 3600).await;
+    }
+    clock.turn_to(1_000_000);
+    eventually("all are noted", || (1..=3).all(|id| noted(&node, id) == 2600)).await;
+    // What is noted is taken back before the renewal is promised.
+    assert_eq!(node.lease_renew(2).await, Ok(Some(3600)));
+    assert_eq!((noted(&node, 1), noted(&node, 2)), (2600, 0));
+    clock.turn_to(1_200_000);
+    assert_eq!(node.lease_remaining(1), Some(2400));
+    // As a kill would: the state as it was flushed last, and what the log has synced.
+    let (crashed_disk, crashed_backend) = (Arc::new(disk.crashed(0)), Arc::new(MemoryBackend::new()));
+    node.shutdown().await.unwrap();
+
+    let node = open(config.clone(), &crashed_disk, &crashed_backend).await.unwrap();
+    let left = [1, 2, 3].map(|id| node.lease_remaining(id).unwrap());
+    assert_eq!(left, [2600, 3600, 2600], "no less than at the stop, and not all of it again");
+    clock.turn_to(1_500_000);
+    eventually("1 and 3 are noted again", || noted(&node, 1) == 2300 && noted(&node, 3) == 2300).await;
+    assert_eq!(noted(&node, 2), 3300);
+    clock.turn_to(1_200_000 + 2_599_999);
+    assert_eq!(node.lease_remaining(1), Some(0));
+    clock.turn_to(1_200_000 + 2_600_000);
+    eventually("1 and 3 have ended", || node.reader().lease(1).is_none() && node.reader().lease(3).is_none()).await;
+    assert!(node.reader().lease(2).is_some());
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_is_not_promised_before_the_checkpoint_is_taken_back() {
+    let (config, clock) = with_clock();
+    let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
+    let node = open(config, &disk, &backend).await.unwrap();
+    grant(&node, 1, 3600).await;
+    clock.turn_to(500_000);
+    eventually("the lease is noted", || noted(&node, 1) == 3100).await;
+    disk.hold();
+    let other = node.clone();
+    let renewal = tokio::spawn(async move { other.lease_renew(1).await });
+    eventually("the renewal reaches the disk", || disk.stuck() == 1).await;
+    assert!(!renewal.is_finished(), "promised before it would survive a restart");
+    disk.let_go();
+    assert_eq!(renewal.await.unwrap(), Ok(Some(3600)));
+    assert_eq!(noted(&node, 1), 0);
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn checkpoints_come_in_bounded_batches() {
+    let (config, clock) = with_clock();
+    let config = Config { lease_checkpoints: 10, ..config };
+    let node = open(config, &Arc::new(TestDisk::default()), &Arc::new(MemoryBackend::new())).await.unwrap();
+    for id in 1..=100 {
+        node.propose(Command::LeaseGrant { id, ttl: 1000 }).await.unwrap();
+    }
+    let before = node.status().index;
+    clock.turn_to(400_000);
+    eventually("all are noted", || node.reader().leases().all(|lease| lease.remaining == 600)).await;
+    assert_eq!(node.status().index - before, 10, "100 leases, 10 at a time, each once");
     node.shutdown().await.unwrap();
 }
 

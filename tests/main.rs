@@ -6,6 +6,7 @@ mod crash;
 mod dev;
 mod edges;
 mod etcd;
+mod faults;
 mod input;
 mod kubectl;
 mod poll;

@@ -23,3 +23,8 @@ pub fn until<T, E: Debug>(what: &str, seconds: u64, mut look: impl FnMut() -> Re
 pub fn strike_after(moment: Duration) {
     std::thread::sleep(moment);
 }
+
+/// The time that a simulated client lets pass between two of its actions; never for a state.
+pub async fn pause(moment: Duration) {
+    tokio::time::sleep(moment).await;
+}

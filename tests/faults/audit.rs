@@ -1,0 +1,290 @@
+//! Whether everything that clients and watchers were told fits together.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::linear::{self, Value};
+use super::load::{Answer, Told, promised};
+use super::watchers::{Change, Record};
+
+/// A key as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub value: u64,
+    pub create: i64,
+    pub modified: i64,
+    pub version: i64,
+    pub lease: i64,
+}
+
+/// What the whole run has left.
+pub struct Evidence<'a> {
+    pub told: &'a Told,
+    /// Of the watcher of every key, whole: from revision 2 to the last.
+    pub record: &'a Record,
+    /// What a watcher that begins after everything is told, from the compacted revision on.
+    pub history: &'a BTreeMap<i64, Vec<Change>>,
+    /// Every key at the end.
+    pub held: &'a BTreeMap<String, Held>,
+    pub revision: i64,
+}
+
+/// Every complaint; empty where all is well.
+pub fn complaints(evidence: &Evidence) -> Vec<String> {
+    let mut found = Vec::new();
+    dense(evidence, &mut found);
+    told_again(evidence, &mut found);
+    replayed(evidence, &mut found);
+    writes(evidence, &mut found);
+    pairs(evidence, &mut found);
+    leases(evidence, &mut found);
+    order(&evidence.told.answers, &mut found);
+    for (at, calls) in evidence.told.registers.iter().enumerate() {
+        if let Err(violation) = linear::check(calls) {
+            found.push(format!("register/{at}: {violation}"));
+        }
+    }
+    found
+}
+
+fn dense(evidence: &Evidence, found: &mut Vec<String>) {
+    let expected = 2..=evidence.revision;
+    if !evidence.record.keys().copied().eq(expected) {
+        found.push(format!("the watcher's revisions are not 2 to {}", evidence.revision));
+    }
+}
+
+/// History reads the same to everybody and at any time.
+fn told_again(evidence: &Evidence, found: &mut Vec<String>) {
+    let Some(first) = evidence.history.first_key_value().map(|(first, _)| *first) else { return };
+    let mut again = evidence.history.iter();
+    for (revision, (_, changes)) in evidence.record.range(first..) {
+        if again.next() != Some((revision, changes)) {
+            found.push(format!("revision {revision} was watched as {changes:?} and reads otherwise later"));
+            return;
+        }
+    }
+    if let Some((revision, _)) = again.next() {
+        found.push(format!("revision {revision} was never watched"));
+    }
+}
+
+/// The changes, one after the other, lead to what is there.
+fn replayed(evidence: &Evidence, found: &mut Vec<String>) {
+    let mut state: BTreeMap<String, Held> = BTreeMap::new();
+    for (&revision, (_, changes)) in evidence.record {
+        for change in changes {
+            let before = state.remove(&change.key);
+            let Some(value) = change.value else {
+                if before.is_none() {
+                    found.push(format!("revision {revision} deletes {}, which is not there", change.key));
+                }
+                continue;
+            };
+            let (create, version) = before.map_or((revision, 1), |held| (held.create, held.version + 1));
+            if (change.create, change.version) != (create, version) {
+                found.push(format!("revision {revision}: {change:?} should be version {version} of {create}"));
+            }
+            let held = Held { value, create, modified: revision, version, lease: change.lease };
+            state.insert(change.key.clone(), held);
+        }
+    }
+    if &state != evidence.held {
+        let differ = state.iter().find(|(key, held)| evidence.held.get(*key) != Some(held));
+        let extra = evidence.held.keys().find(|key| !state.contains_key(*key));
+        found.push(format!("what is there is not what was written: {differ:?}, {extra:?}"));
+    }
+}
+
+/// What was acknowledged is there, at the revision that was told; what was cut off is there once or not at all; and there
+/// is nothing that nobody wrote.
+fn writes(evidence: &Evidence, found: &mut Vec<String>) {
+    let mut times: HashMap<(&str, u64), usize> = HashMap::new();
+    for (_, changes) in evidence.record.values() {
+        for change in changes {
+            if let Some(value) = change.value {
+                *times.entry((&change.key, value)).or_default() += 1;
+            }
+        }
+    }
+    let mut sent: BTreeSet<(&str, u64)> = BTreeSet::new();
+    for write in &evidence.told.sent {
+        if let Some(value) = write.value {
+            sent.insert((&write.key, value));
+        }
+        if write.revision == 0 {
+            continue;
+        }
+        let changes = evidence.record.get(&write.revision).map_or(&[][..], |(_, changes)| changes);
+        if !changes.iter().any(|change| change.key == write.key && change.value == write.value) {
+            found.push(format!("acknowledged and lost: {write:?}; that revision holds {changes:?}"));
+        }
+    }
+    for ((key, value), times) in times {
+        if times > 1 {
+            found.push(format!("{value} was written to {key} {times} times"));
+        }
+        if !sent.contains(&(key, value)) {
+            found.push(format!("{value} was written to {key} by nobody"));
+        }
+    }
+}
+
+/// A transaction is one revision and whole.
+fn pairs(evidence: &Evidence, found: &mut Vec<String>) {
+    for (revision, (_, changes)) in evidence.record {
+        let of = |side: &str| changes.iter().filter(|change| change.key == side).map(|change| change.value).next();
+        let (left, right): (Option<Value>, Option<Value>) = (of("pair/left"), of("pair/right"));
+        if left != right {
+            found.push(format!("revision {revision} holds a part of a transaction: {left:?}, {right:?}"));
+        }
+    }
+}
+
+/// A lease ends when its time is up or somebody revokes it, and takes its keys along.
+fn leases(evidence: &Evidence, found: &mut Vec<String>) {
+    for (revision, (heard, changes)) in evidence.record {
+        for change in changes.iter().filter(|change| change.value.is_none()) {
+            let Some(id) = change.key.strip_prefix("lease/") else { continue };
+            let lease = u64::from_str_radix(id, 16).ok().and_then(|id| evidence.told.leases.get(&(id as i64)));
+            let Some(lease) = lease else {
+                found.push(format!("revision {revision} ends lease {id}, which nobody was granted"));
+                continue;
+            };
+            let may_end = lease.revoked.map_or(u64::MAX, |at| at).min(promised(lease.renewed));
+            if *heard < may_end {
+                found.push(format!("lease {id} ended {} ns before its time, at revision {revision}", may_end - heard));
+            }
+        }
+    }
+    for key in evidence.held.keys().filter(|key| key.starts_with("lease/")) {
+        found.push(format!("{key} outlived its lease"));
+    }
+}
+
+/// Nobody is told of an older state than anybody was told of before he asked.
+fn order(answers: &[Answer], found: &mut Vec<String>) {
+    let mut by_start: Vec<&Answer> = answers.iter().collect();
+    by_start.sort_unstable_by_key(|answer| answer.start);
+    let mut by_end: Vec<&Answer> = answers.iter().collect();
+    by_end.sort_unstable_by_key(|answer| answer.end);
+    let mut ended = by_end.into_iter().peekable();
+    let mut newest = 0;
+    for answer in by_start {
+        while let Some(before) = ended.next_if(|before| before.end < answer.start) {
+            newest = newest.max(before.revision);
+        }
+        if answer.revision < newest + i64::from(answer.wrote) {
+            found.push(format!("{answer:?} came after revision {newest} had been told"));
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linear::{Action, Call};
+    use super::super::load::{Lease, Sent};
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    struct Run {
+        told: Told,
+        record: Record,
+        history: BTreeMap<i64, Vec<Change>>,
+        held: BTreeMap<String, Held>,
+    }
+
+    fn change(key: &str, value: Value, create: i64, version: i64) -> Change {
+        Change { key: key.into(), value, create, version, lease: 0 }
+    }
+
+    /// Two puts of a register, a pair, a lease that ran out.
+    fn run() -> Run {
+        let changes = [
+            vec![change("register/0", Some(1), 2, 1)],
+            vec![change("register/0", Some(2), 2, 2)],
+            vec![change("pair/left", Some(3), 4, 1), change("pair/right", Some(3), 4, 1)],
+            vec![change("lease/000000000000000a", Some(4), 5, 1)],
+            vec![change("lease/000000000000000a", None, 0, 0)],
+        ];
+        let mut told = Told::default();
+        let mut record = Record::new();
+        for (revision, changes) in (2..).zip(changes) {
+            let at = revision as u64 * SECOND;
+            for change in changes.iter().filter(|change| change.value.is_some()) {
+                let (key, value) = (change.key.clone(), change.value);
+                told.sent.push(Sent { key, value, revision });
+                told.answers.push(Answer { start: at, end: at + 1, revision, wrote: change.key != "pair/right" });
+            }
+            record.insert(revision, (at + 2, changes));
+        }
+        for (start, to) in [(2, 1), (3, 2)] {
+            told.registers[0].push(Call { start: start * SECOND, end: start * SECOND + 1, action: Action::Put { to } });
+        }
+        told.leases.insert(10, Lease { renewed: 4 * SECOND, revoked: None });
+        let history = record.iter().map(|(revision, (_, changes))| (*revision, changes.clone())).collect();
+        let hold = |value, create, modified, version| Held { value, create, modified, version, lease: 0 };
+        let held = BTreeMap::from([
+            ("register/0".to_owned(), hold(2, 2, 3, 2)),
+            ("pair/left".to_owned(), hold(3, 4, 4, 1)),
+            ("pair/right".to_owned(), hold(3, 4, 4, 1)),
+        ]);
+        Run { told, record, history, held }
+    }
+
+    #[track_caller]
+    fn complains(about: &str, spoil: impl FnOnce(&mut Run)) {
+        let mut run = run();
+        spoil(&mut run);
+        let revision = *run.record.last_key_value().expect("a record").0;
+        let Run { told, record, history, held } = &run;
+        let found = complaints(&Evidence { told, record, history, held, revision });
+        match about {
+            "" => assert_eq!(found, Vec::<String>::new()),
+            about => assert!(found.iter().any(|complaint| complaint.contains(about)), "{about:?} is not in {found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_sound_run_is_accepted() {
+        complains("", |_| {});
+        // Cut off, it may have happened or not.
+        complains("", |run| run.told.sent[0].revision = 0);
+        complains("", |run| run.told.sent.push(Sent { key: "register/0".into(), value: Some(9), revision: 0 }));
+        complains("", |run| run.history.retain(|revision, _| *revision >= 4));
+        complains("", |run| run.told.leases.get_mut(&10).expect("it").revoked = Some(5 * SECOND));
+    }
+
+    #[test]
+    fn planted_faults_are_found() {
+        let register = |value, version| change("register/0", value, 2, version);
+        complains("revisions are not 2 to", |run| drop(run.record.remove(&4)));
+        complains("reads otherwise later", |run| run.history.get_mut(&3).expect("it")[0].value = Some(7));
+        complains("reads otherwise later", |run| drop(run.history.remove(&6)));
+        complains("was never watched", |run| drop(run.record.remove(&6)));
+        complains("is not what was written", |run| drop(run.held.remove("pair/left")));
+        complains("is not what was written", |run| run.held.get_mut("register/0").expect("it").modified = 2);
+        complains("should be version", |run| run.record.get_mut(&3).expect("it").1 = vec![register(Some(2), 3)]);
+        complains("which is not there", |run| run.record.get_mut(&2).expect("it").1 = vec![register(None, 0)]);
+        complains("acknowledged and lost", |run| {
+            run.told.sent.push(Sent { key: "register/0".into(), value: Some(9), revision: 3 });
+        });
+        complains("2 times", |run| run.record.get_mut(&3).expect("it").1 = vec![register(Some(1), 2)]);
+        complains("by nobody", |run| drop(run.told.sent.remove(0)));
+        complains("a part of a transaction", |run| drop(run.record.get_mut(&4).expect("it").1.pop()));
+        complains("before its time", |run| run.record.get_mut(&6).expect("it").0 = 5 * SECOND);
+        complains("outlived its lease", |run| {
+            run.record.remove(&6);
+            run.held.insert(
+                "lease/000000000000000a".into(),
+                Held { value: 4, create: 5, modified: 5, version: 1, lease: 0 },
+            );
+        });
+        complains("had been told", |run| run.told.answers[1].revision = 2);
+        complains("cannot be explained", |run| {
+            let read = Action::Read { seen: Some(1) };
+            run.told.registers[0].push(Call { start: 9 * SECOND, end: 9 * SECOND + 1, action: read });
+        });
+    }
+}

@@ -41,6 +41,8 @@ mod snapshot;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(feature = "rocksdb")]
+mod torn;
 mod tree;
 mod txn;
 mod watch;
@@ -62,4 +64,6 @@ pub use reader::Reader;
 pub use revision::{Applied, Revision};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksBackend;
+#[cfg(feature = "rocksdb")]
+pub use torn::check_tails;
 pub use watch::{WatchPoll, WatchSpec, Watcher};

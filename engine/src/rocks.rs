@@ -43,6 +43,7 @@ impl RocksBackend {
         let path = path.as_ref();
         let cannot = |why: String| Error::Storage(format!("cannot open the store in {}: {why}", path.display()));
         std::fs::create_dir_all(path).map_err(|error| cannot(error.to_string()))?;
+        crate::check_tails(path).map_err(cannot)?;
         let families = Space::ALL.map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space)));
         let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| {
             let text = error.into_string();

@@ -82,7 +82,7 @@ impl LogStore {
         let last = match bounds {
             None => purged,
             Some((first, last)) => {
-                if purged.is_some_and(|purged| first != purged.index + 1) {
+                if first != purged.map_or(0, |purged| purged.index + 1) {
                     return Err(corrupt(
                         &*disk,
                         &format!("its first entry is {first}, which does not follow what was purged"),

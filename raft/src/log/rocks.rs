@@ -29,6 +29,8 @@ pub(crate) struct RocksDisk {
 
 impl RocksDisk {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let damaged = |e| io::Error::new(io::ErrorKind::InvalidData, format!("log {e}"));
+        kelson_engine::check_tails(path).map_err(damaged)?;
         let db = DB::open(&options(), path).map_err(|e| failed(path, &e))?;
         Ok(RocksDisk { db, path: path.to_owned(), fsync: true })
     }

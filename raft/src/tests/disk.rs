@@ -22,6 +22,8 @@ struct Inner {
     durable: Content,
     /// Writes since the last sync.
     unsynced: Vec<Vec<Change>>,
+    /// A write that waits for its sync at the held disk: some of it may be on the medium already.
+    under_way: Option<Vec<Change>>,
     held: bool,
     broken: bool,
     /// Synced writes that wait at the held disk.
@@ -58,9 +60,18 @@ impl TestDisk {
 
     /// What a crash would leave when `kept` of the unsynced writes reached the medium by themselves.
     pub(crate) fn crashed(&self, kept: usize) -> TestDisk {
+        self.crashed_with(|write, changes| if write < kept { changes } else { 0 })
+    }
+
+    /// What a crash would leave when each write that was not synced, the one under way included, reached the medium in
+    /// part: `part` is told the number of the write and of its changes, and says how many of these are there. Zero for
+    /// some and all for later ones is a reordering; anything between is a torn write.
+    pub(crate) fn crashed_with(&self, mut part: impl FnMut(usize, usize) -> usize) -> TestDisk {
         let inner = self.inner.lock();
         let mut left = inner.durable.clone();
-        inner.unsynced.iter().take(kept).flatten().for_each(|change| left.apply(change));
+        for (number, write) in inner.unsynced.iter().chain(&inner.under_way).enumerate() {
+            write.iter().take(part(number, write.len())).for_each(|change| left.apply(change));
+        }
         TestDisk {
             live: MemoryDisk::with_content(left.clone()),
             inner: Mutex::new(Inner { durable: left, ..Inner::default() }),
@@ -78,6 +89,7 @@ impl Disk for TestDisk {
         let mut inner = self.inner.lock();
         if sync {
             inner.stuck += 1;
+            inner.under_way = Some(changes.to_vec());
             while inner.held {
                 // The bound is for a test that fails in between: its node must be able to end.
                 if self.moved.wait_for(&mut inner, Duration::from_secs(30)).timed_out() {
@@ -85,6 +97,7 @@ impl Disk for TestDisk {
                 }
             }
             inner.stuck -= 1;
+            inner.under_way = None;
         }
         if inner.broken {
             return Err(io::Error::other("the test's disk is broken"));

@@ -5,9 +5,14 @@ mod crash;
 mod disk;
 mod durable;
 mod expiry;
+#[cfg(feature = "rocksdb")]
+mod flips;
 mod founding;
 mod lifecycle;
+#[path = "../../../tests/faults/linear.rs"]
+mod linear;
 mod poll;
+mod power;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod suite;

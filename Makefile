@@ -37,6 +37,10 @@ test: setup peers
 cargo-test:
 	@cargo test --workspace
 
+.PHONY: fuzz
+fuzz: setup ## libFuzzer for a while on each target: make fuzz SECONDS=600 TARGETS="engine record"
+	@bash .ci/fuzz "$(or $(SECONDS),60)" "$(CACHE)/fuzz" $(TARGETS)
+
 .PHONY: loom
 loom: ## the interleavings of the lock-free parts, in a target folder of their own
 	@echo "checking the interleavings of the lock-free parts with loom (compiles for about a minute the first time)"

@@ -20,6 +20,8 @@ mod engine;
 mod error;
 mod event;
 mod export;
+#[cfg(any(all(test, not(loom)), feature = "fuzz"))]
+pub mod fuzz;
 mod hash;
 mod history;
 mod import;
@@ -28,6 +30,9 @@ mod lease;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod memory;
+#[cfg(any(all(test, not(loom)), feature = "fuzz"))]
+#[path = "tests/model.rs"]
+mod model;
 mod range;
 mod reader;
 mod record;
@@ -38,6 +43,9 @@ mod ring;
 mod rocks;
 mod size;
 mod snapshot;
+#[cfg(any(all(test, not(loom)), feature = "fuzz"))]
+#[path = "tests/steps.rs"]
+mod steps;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;

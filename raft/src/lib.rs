@@ -13,6 +13,8 @@ mod defrag;
 mod dir;
 mod error;
 mod founding;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod leases;
 mod log;
 mod membership;

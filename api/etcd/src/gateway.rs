@@ -283,6 +283,28 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
+/// For the fuzz target: the first byte chooses a path, the second the pieces in which a stream's body comes, the rest is
+/// JSON. It is cut the same in any pieces; what is understood is written and understood as the same again.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn check(data: &[u8]) {
+    static POOL: std::sync::LazyLock<DescriptorPool> =
+        std::sync::LazyLock::new(|| DescriptorPool::decode(pb::DESCRIPTORS).expect("a part of the program"));
+    let [route, piece, text @ ..] = data else { return };
+    let whole = objects::cut(text, text.len().max(1));
+    assert_eq!(objects::cut(text, usize::from(*piece) + 1), whole);
+    let (_, path) = routes::ROUTES[usize::from(*route) % routes::ROUTES.len()];
+    let (service, method) = path[1..].split_once('/').expect("a path of gRPC");
+    let service = POOL.get_service_by_name(service).expect("a service");
+    let method = service.methods().find(|known| known.name() == method).expect("a method");
+    for text in std::iter::once(Bytes::copy_from_slice(text)).chain(whole.0) {
+        let Ok(message) = json::to_message(&method.input(), &text) else { continue };
+        let written = json::of_message(&method.input(), message.into()).expect("what was read can be written");
+        let again = json::to_message(&method.input(), &written).expect("what was written can be read");
+        let again = json::of_message(&method.input(), again.into()).expect("and written");
+        assert_eq!(String::from_utf8(again), String::from_utf8(written));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

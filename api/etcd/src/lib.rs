@@ -13,6 +13,8 @@ mod convert;
 mod election;
 mod error;
 mod exposition;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gateway;
 mod health;
 mod histogram;

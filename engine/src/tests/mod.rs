@@ -6,7 +6,6 @@ mod compaction;
 mod export;
 mod hash;
 mod lease;
-mod model;
 mod observed;
 mod range;
 mod readers;

@@ -9,7 +9,7 @@ use crate::tree::Span;
 use crate::{Alarm, AlarmAction, AlarmKind, Error, Revision};
 
 #[derive(Clone)]
-pub(super) struct Write {
+pub(crate) struct Write {
     pub at: Revision,
     pub key: Bytes,
     /// `None`: deleted.
@@ -18,7 +18,7 @@ pub(super) struct Write {
 }
 
 #[derive(Clone)]
-pub(super) struct Model {
+pub(crate) struct Model {
     pub revision: i64,
     pub compacted: i64,
     pub writes: Vec<Write>,

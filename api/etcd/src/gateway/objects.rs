@@ -111,6 +111,23 @@ impl Cut {
     }
 }
 
+/// The outermost objects of a text that comes in pieces of this size, and whether it ends in something else.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn cut(text: &[u8], piece: usize) -> (Vec<Bytes>, bool) {
+    let (mut cut, mut objects) = (Cut::default(), Vec::new());
+    for piece in text.chunks(piece) {
+        cut.push(piece);
+        loop {
+            match cut.next() {
+                Ok(Some(object)) => objects.push(object),
+                Ok(None) => break,
+                Err(_) => return (objects, true),
+            }
+        }
+    }
+    (objects, false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

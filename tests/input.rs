@@ -163,7 +163,12 @@ fn unreadable_queries(caller: &Caller) {
     );
     caller.refused(caller.get("/api/v1/pods?limit=few"), 400, "BadRequest", "few");
     caller.refused(caller.get("/api/v1/pods?continue=nonsense"), 400, "BadRequest", "continue");
-    caller.refused(caller.get("/api/v1/pods?resourceVersion=soon"), 422, "Invalid", "resourceVersion");
+    caller.refused(
+        caller.get("/api/v1/pods?resourceVersion=soon"),
+        400,
+        "BadRequest",
+        "invalid resource version: resourceVersion: Invalid value: \"soon\"",
+    );
     caller.refused(caller.get("/api/v1/gadgets"), 404, "NotFound", "the server could not find the requested resource");
     let sent = caller.send(Method::PUT, MAPS, JSON, "{}");
     caller.refused(sent, 405, "MethodNotAllowed", "");

@@ -93,19 +93,23 @@ pub enum Freshness {
     Exact(i64),
 }
 
-/// A `resourceVersion` parameter as a number; `None` if it is empty.
+/// A `resourceVersion` parameter as a number; `None` if it is empty. One beyond what a revision can be is the largest.
 ///
 /// # Errors
-/// 422 for anything but a number without leading zeros.
+/// 400 for anything but a number of at most 64 bits.
 pub fn resource_version(text: &str) -> Answer<Option<i64>> {
     if text.is_empty() {
         return Ok(None);
     }
-    match text.parse::<i64>() {
-        Ok(number) if number >= 0 && (text.len() == 1 || !text.starts_with('0')) => Ok(Some(number)),
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(number) if digits => Ok(Some(i64::try_from(number).unwrap_or(i64::MAX))),
         _ => {
-            let message = format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
-            Err(options_error("ListOptions", "FieldValueInvalid", message, "resourceVersion"))
+            let why = if digits { "value out of range" } else { "invalid syntax" };
+            Err(Failure::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing \
+                 {text:?}: {why}"
+            )))
         }
     }
 }
@@ -169,9 +173,20 @@ mod tests {
         assert_eq!(of("resourceVersion=7").unwrap(), Freshness::AtLeast(7));
         assert_eq!(of("resourceVersion=7&limit=2").unwrap(), Freshness::Exact(7));
         assert_eq!(of("resourceVersion=7&resourceVersionMatch=Exact").unwrap(), Freshness::Exact(7));
+        assert_eq!(of("resourceVersion=07").unwrap(), Freshness::AtLeast(7));
+        assert_eq!(of("resourceVersion=9223372036854775808").unwrap(), Freshness::AtLeast(i64::MAX));
+        for (bad, why) in [
+            ("soon", "invalid syntax"),
+            ("-1", "invalid syntax"),
+            ("%2B1", "invalid syntax"),
+            ("18446744073709551616", "value out of range"),
+        ] {
+            let failure = of(&format!("resourceVersion={bad}")).expect_err(bad);
+            assert_eq!(failure.code(), 400, "{bad}");
+            assert!(failure.message().starts_with("invalid resource version: resourceVersion: Invalid value: \""));
+            assert!(failure.message().ends_with(why), "{}", failure.message());
+        }
         for bad in [
-            "resourceVersion=07",
-            "resourceVersion=-1",
             "resourceVersionMatch=Exact",
             "resourceVersion=0&resourceVersionMatch=Exact",
             "resourceVersion=1&resourceVersionMatch=Some",

@@ -8,8 +8,8 @@ use crate::command::*;
 use crate::steps::{Step, relies_on_itself, run};
 use crate::{AlarmAction, AlarmKind, EngineOptions};
 
-/// Most steps of one sequence: the model's time grows with the square.
-const STEPS: usize = 64;
+/// Most steps of one sequence: the model's time grows with the square of what they write.
+const STEPS: usize = 32;
 /// Keys that commands use, one byte each, and a long one.
 const KEYS: u8 = 8;
 

@@ -75,7 +75,7 @@ impl AuthCommand {
 
     /// A lower bound of the encoded length.
     pub fn encoded_hint(&self) -> usize {
-        3 + match self {
+        1 + match self {
             AuthCommand::Enable | AuthCommand::Disable => 0,
             AuthCommand::Authenticate { user, prefix, .. } => user.len() + prefix.len(),
             AuthCommand::UserAdd { name, hash, .. } | AuthCommand::UserSetPassword { name, hash } => {
@@ -130,6 +130,6 @@ impl Asked {
     /// A lower bound of the encoded length.
     pub(crate) fn encoded_hint(&self) -> usize {
         let name = if let Asker::User { name, .. } = &self.by { name.len() } else { 0 };
-        4 + name + self.command.encoded_hint()
+        2 + name + self.command.encoded_hint()
     }
 }

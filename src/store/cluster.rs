@@ -148,11 +148,11 @@ pub fn complete(settings: &mut Settings, host: Option<&str>) -> Option<String> {
     let mut used = None;
     let mut replace = |urls: &mut Vec<Url>, default: &str, listening: &[Url]| {
         let is_default = urls.len() == 1 && urls[0].to_string() == default;
-        if let (true, Some(host), Some(port)) = (is_default, host, everywhere(listening)) {
-            if let Ok(url) = Url::parse(&format!("{}://{host}:{port}", urls[0].scheme)) {
-                urls[0] = url;
-                used = Some(host.to_owned());
-            }
+        if let (true, Some(host), Some(port)) = (is_default, host, everywhere(listening))
+            && let Ok(url) = Url::parse(&format!("{}://{host}:{port}", urls[0].scheme))
+        {
+            urls[0] = url;
+            used = Some(host.to_owned());
         }
     };
     replace(&mut settings.advertise_peer_urls, "http://localhost:2380", &settings.listen_peer_urls);
@@ -170,11 +170,12 @@ mod tests {
     use super::*;
 
     fn with(name: &str, cluster: &str, peers: &str) -> Settings {
-        let mut settings = Settings::default();
-        settings.name = name.into();
-        settings.initial_cluster = cluster.into();
-        settings.advertise_peer_urls = Url::parse_list(peers).unwrap();
-        settings
+        Settings {
+            name: name.into(),
+            initial_cluster: cluster.into(),
+            advertise_peer_urls: Url::parse_list(peers).unwrap(),
+            ..Settings::default()
+        }
     }
 
     #[test]
@@ -185,8 +186,7 @@ mod tests {
         // Names are no part of them; URLs and the token are.
         let named = found(&with("a", "a=http://localhost:2380", "http://localhost:2380")).unwrap();
         assert_eq!(named, founded);
-        let mut other = Settings::default();
-        other.initial_cluster_token = "other".into();
+        let other = Settings { initial_cluster_token: "other".into(), ..Settings::default() };
         assert_ne!(found(&other).unwrap().member_id, founded.member_id);
     }
 
@@ -211,8 +211,7 @@ mod tests {
         }
         let resolved = with("a", "a=http://localhost:1", "http://127.0.0.1:1");
         assert!(found(&resolved).is_ok() || place(&resolved.advertise_peer_urls[0]).is_none());
-        let mut joining = Settings::default();
-        joining.initial_cluster_state = "existing".into();
+        let joining = Settings { initial_cluster_state: "existing".into(), ..Settings::default() };
         assert!(found(&joining).unwrap_err().starts_with("cannot fetch cluster info from peer urls"));
     }
 

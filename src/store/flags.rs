@@ -154,8 +154,8 @@ pub const FLAGS: &[Flag] = &[
     flag(Auth, "bcrypt-cost", Uint, "10", Same, "Cost of hashing a password, from 4 to 31."),
     flag(Auth, "auth-token-ttl", Uint, "300", Same, "Seconds for which an unused simple token lives."),
 
-    flag(Monitoring, "enable-pprof", Bool, "false", Nothing, "Serves Go's profiles; there is no Go."),
-    flag(Monitoring, "metrics", Text, "basic", Same, "basic, or extensive with histograms of the gRPC calls."),
+    flag(Monitoring, "enable-pprof", Bool, "false", Same, "Answers /debug/pprof by saying that there are no Go profiles."),
+    flag(Monitoring, "metrics", Text, "basic", Nothing, "basic, or extensive with histograms of the gRPC calls, which are not taken."),
     flag(Monitoring, "listen-metrics-urls", Urls, "", Same, "URLs to listen on for metrics and health alone; https uses the clients' certificate."),
 
     flag(Logging, "logger", Text, "zap", Same, "The format's name: zap."),
@@ -164,7 +164,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Logging, "log-format", Text, "json", Same, "json or console."),
     flag(Logging, "enable-log-rotation", Bool, "false", Same, "Begins a new log file when the one file among log-outputs is full."),
     flag(Logging, "log-rotation-config-json", Text, ROTATION, Same, "When, in MB and days, and how many old files to keep."),
-    flag(Logging, "warning-unary-request-duration", Duration, "300ms", Nothing, "Time after which a request is slow."),
+    flag(Logging, "warning-unary-request-duration", Duration, "300ms", Same, "Time after which a request is slow, and worth a warning."),
 
     flag(Tracing, "enable-distributed-tracing", Bool, "false", Nothing, "Sends traces to an OpenTelemetry collector; none are taken."),
     flag(Tracing, "distributed-tracing-address", Text, "localhost:4317", Nothing, "The collector."),

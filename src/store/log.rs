@@ -138,10 +138,13 @@ fn now() -> String {
     time::OffsetDateTime::now_utc().format(format).unwrap_or_default()
 }
 
-/// The last folder, the file and the line.
+/// The last folder that says something, the file and the line.
 fn caller(file: &str, line: u32) -> String {
-    let from = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
-    format!("{}:{line}", &file[from..])
+    let mut parts = file.rsplit('/').filter(|part| *part != "src");
+    match (parts.next().unwrap_or_default(), parts.next()) {
+        (file, Some(folder)) => format!("{folder}/{file}:{line}"),
+        (file, None) => format!("{file}:{line}"),
+    }
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -272,6 +275,7 @@ mod tests {
     #[test]
     fn callers_and_times_are_short_and_levels_ordered() {
         assert_eq!(caller("/a/b/src/store/run.rs", 9), "store/run.rs:9");
+        assert_eq!(caller("api/etcd/src/server.rs", 9), "etcd/server.rs:9");
         assert_eq!(caller("run.rs", 9), "run.rs:9");
         assert_eq!(now().len(), "2026-11-22T22:53:53.376130Z".len());
         assert_eq!(Level::parse("x"), None);

@@ -70,10 +70,11 @@ impl RotatingFile {
     /// Of the file system.
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
         let length = line.len() as u64;
-        if let Some(rotation) = &self.rotation {
-            if self.written > 0 && self.written + length > rotation.bytes() {
-                self.rotate()?;
-            }
+        if let Some(rotation) = &self.rotation
+            && self.written > 0
+            && self.written + length > rotation.bytes()
+        {
+            self.rotate()?;
         }
         self.file.write_all(line)?;
         self.written += length;

@@ -192,6 +192,9 @@ fn options(settings: &Settings) -> Result<ServerOptions, String> {
         quota_bytes: settings.quota_backend_bytes,
         auto_compaction: validate::retention(&settings.compaction_mode, &settings.compaction_retention)?,
         min_lease_ttl: min_lease_ttl(settings),
+        slow_request: settings.slow_request.std(),
+        gateway: settings.gateway,
+        pprof: settings.enable_pprof,
         shutdown_grace: Duration::from_secs(5),
         ..ServerOptions::default()
     };

@@ -34,7 +34,7 @@ impl Url {
         let (scheme, rest) = split_scheme(text)?;
         let scheme = scheme.to_ascii_lowercase();
         let Some(after) = rest.strip_prefix("//") else {
-            if scheme.starts_with("unix") && matches!(scheme.as_str(), "unix" | "unixs") {
+            if matches!(scheme.as_str(), "unix" | "unixs") {
                 let path = if rest.starts_with('/') { rest } else { "" };
                 return Ok(Url {
                     text: format!("{scheme}:{rest}"),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tonic::Code;
@@ -101,10 +102,15 @@ pub(crate) const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
+/// Most warnings of slow calls in a second; when everything is slow, more of them say no more.
+const SLOW_PER_SECOND: u64 = 100;
+
 /// Counters of one server. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Metrics {
     counters: Arc<Counters>,
+    /// Time after which a call is worth a warning; zero gives none.
+    slow: Duration,
 }
 
 /// What is counted of one method.
@@ -122,6 +128,8 @@ pub(crate) struct Counters {
     pub(crate) watch_streams: AtomicU64,
     pub(crate) watchers: AtomicU64,
     pub(crate) slow_watchers: AtomicU64,
+    /// Of the warnings of slow calls.
+    slow: Sampler,
     pub(crate) events: AtomicU64,
     pub(crate) health_successes: AtomicU64,
     pub(crate) health_failures: AtomicU64,
@@ -156,6 +164,7 @@ impl Default for Counters {
             watch_streams: AtomicU64::default(),
             watchers: AtomicU64::default(),
             slow_watchers: AtomicU64::default(),
+            slow: Sampler::default(),
             events: AtomicU64::default(),
             health_successes: AtomicU64::default(),
             health_failures: AtomicU64::default(),
@@ -183,13 +192,22 @@ impl Default for Counters {
 }
 
 impl Metrics {
+    /// Counters of a server that warns of unary calls which last longer than `slow`, unless that is zero.
+    pub(crate) fn new(slow: Duration) -> Self {
+        Self { slow, ..Self::default() }
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// Counts a call of the method at this place of [`METHODS`]; it ends with the last clone of what is returned.
     pub(crate) fn call(&self, place: usize) -> Arc<Call> {
-        let call = Call { counters: self.counters.clone(), place, code: AtomicU8::new(Code::Cancelled as u8) };
+        // Locks and elections wait for others, and streams for what is to come.
+        let (service, _, kind) = METHODS[place];
+        let timed = !self.slow.is_zero() && kind == "unary" && service.starts_with("etcdserverpb.");
+        let limit = timed.then(|| (Instant::now(), self.slow));
+        let call = Call { counters: self.counters.clone(), place, code: AtomicU8::new(Code::Cancelled as u8), limit };
         call.calls().started.fetch_add(1, Relaxed);
         Arc::new(call)
     }
@@ -200,6 +218,8 @@ pub(crate) struct Call {
     counters: Arc<Counters>,
     place: usize,
     code: AtomicU8,
+    /// When it began, and how long it may last without a warning.
+    limit: Option<(Instant, Duration)>,
 }
 
 impl Call {
@@ -228,8 +248,50 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Warns of a call that has lasted too long, in etcd's words.
+    fn tell_slow(&self) {
+        let Some((took, limit)) = self.limit.map(|(began, limit)| (began.elapsed(), limit)) else { return };
+        if took > limit && self.counters.slow.admits() {
+            let (service, method, _) = METHODS[self.place];
+            tracing::warn!(
+                "took" = ?took,
+                "expected-duration" = ?limit,
+                "method" = format!("/{service}/{method}"),
+                "code" = CODES[usize::from(self.code.load(Relaxed))],
+                "apply request took too long"
+            );
+        }
+    }
+}
+
+/// Lets so many through in each second.
+pub(crate) struct Sampler {
+    began: Instant,
+    second: AtomicU64,
+    admitted: AtomicU64,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Sampler { began: Instant::now(), second: AtomicU64::new(0), admitted: AtomicU64::new(0) }
+    }
+}
+
+impl Sampler {
+    /// Whether one more may go; those of several threads at the turn of a second may be counted to either.
+    fn admits(&self) -> bool {
+        let now = self.began.elapsed().as_secs();
+        if self.second.swap(now, Relaxed) != now {
+            self.admitted.store(0, Relaxed);
+        }
+        self.admitted.fetch_add(1, Relaxed) < SLOW_PER_SECOND
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
+        self.tell_slow();
         self.calls().handled[usize::from(self.code.load(Relaxed))].fetch_add(1, Relaxed);
     }
 }
@@ -260,5 +322,19 @@ mod tests {
         assert_eq!(PLACES.len(), METHODS.len());
         assert!(is_service("v3lockpb.Lock") && !is_service("v3lockpb.Other"));
         assert_eq!(place("/etcdserverpb.KV/Other"), None);
+    }
+
+    #[test]
+    fn warnings_of_slow_calls_are_bounded() {
+        let sampler = Sampler::default();
+        let admitted = (0..10 * SLOW_PER_SECOND).filter(|_| sampler.admits()).count() as u64;
+        // A machine that stands still for a second may let twice as many through.
+        assert!((SLOW_PER_SECOND..3 * SLOW_PER_SECOND).contains(&admitted), "{admitted}");
+        assert!(Metrics::default().call(0).limit.is_none());
+        let timed = Metrics::new(Duration::from_millis(300));
+        assert!(timed.call(0).limit.is_some());
+        let is_timed =
+            |name: &str| timed.call(METHODS.iter().position(|(_, method, _)| *method == name).unwrap()).limit;
+        assert!(is_timed("Watch").is_none() && is_timed("Lock").is_none());
     }
 }

@@ -58,6 +58,10 @@ pub struct ServerOptions {
     pub quota_bytes: i64,
     /// Compactions that nobody has to ask for.
     pub auto_compaction: AutoCompaction,
+    /// A unary request that lasts longer is worth a warning (etcd's `warning-unary-request-duration`); zero gives none.
+    pub slow_request: Duration,
+    /// Serve the JSON gateway under `/v3/` (etcd's `enable-grpc-gateway`).
+    pub gateway: bool,
     /// Answer `/debug/pprof` (etcd's `enable-pprof`) by saying that there are no Go profiles.
     pub pprof: bool,
     /// What a stop waits for requests under way before it cuts them off.
@@ -88,6 +92,8 @@ impl Default for ServerOptions {
             max_waiters: 65_536,
             quota_bytes: 0,
             auto_compaction: AutoCompaction::Off,
+            slow_request: Duration::from_millis(300),
+            gateway: true,
             pprof: false,
             shutdown_grace: Duration::from_secs(5),
             keep_alive: Some(Duration::from_secs(30)),

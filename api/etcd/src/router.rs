@@ -101,9 +101,10 @@ impl Router {
     /// Answers what is not gRPC.
     async fn plain(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
+        let is_gateways = self.context.options.gateway && (path.starts_with("/v3/") || path.starts_with("/v3beta/"));
         plain::allow_origins(if request.method() == Method::OPTIONS {
             Response::default()
-        } else if path.starts_with("/v3/") || path.starts_with("/v3beta/") {
+        } else if is_gateways {
             self.gateway.serve(self, request).await
         } else {
             plain::serve(&self.context, &request).await

@@ -12,3 +12,4 @@ mod kubectl;
 mod poll;
 mod program;
 mod rules;
+mod store;

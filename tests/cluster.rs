@@ -52,7 +52,7 @@ impl Cluster {
 
     /// Waits until `kelson dev` says `ready`, and notes where the store is.
     pub fn ready(&mut self) {
-        self.programs[0].wait_for("ready", START);
+        self.programs[0].wait_until_ready(START);
         self.etcd = address_of(&self.programs[0].output(), "http://");
     }
 

@@ -56,7 +56,7 @@ fn survive(runtime: &tokio::runtime::Runtime, cut: usize, moment: Duration) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let kubeconfig = folder.path().join("data/kubeconfig");
     let mut first = start_dev(folder.path(), NODES, &[]);
-    first.wait_for("ready", START);
+    first.wait_until_ready(START);
 
     // Acknowledged writes, right up to the cut.
     let api = client(&kubeconfig);
@@ -86,7 +86,7 @@ fn survive(runtime: &tokio::runtime::Runtime, cut: usize, moment: Duration) {
 
     let began = Instant::now();
     let mut second = start_dev(folder.path(), NODES, &[]);
-    second.wait_for("ready", START);
+    second.wait_until_ready(START);
     let api = client(&kubeconfig);
     let acknowledged = acknowledged.into_inner().expect("names");
     runtime.block_on(async {

@@ -44,7 +44,7 @@ fn ephemeral_leaves_nothing_behind() {
     ]);
     command.arg("--kubeconfig").arg(&kubeconfig).env("TMPDIR", folder.path()).env("HOME", folder.path());
     let mut program = Program::start("kelson dev --ephemeral", &mut command);
-    program.wait_for("ready", START);
+    program.wait_until_ready(START);
     assert!(kubeconfig.exists());
     program.signal(libc::SIGTERM);
     assert!(program.ended(END).success());

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use crate::poll;
 
@@ -14,6 +15,7 @@ pub struct Program {
     child: Child,
     name: String,
     output: Arc<Mutex<String>>,
+    collector: JoinHandle<()>,
 }
 
 impl Program {
@@ -27,15 +29,24 @@ impl Program {
         // The command would hold the pipe open after the program's end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let output = Arc::new(Mutex::new(String::new()));
-        collect(reader, output.clone());
-        Program { child, name: name.into(), output }
+        let collector = collect(reader, output.clone());
+        Program { child, name: name.into(), output, collector }
     }
 
     /// Waits for a line that contains `text`.
     pub fn wait_for(&mut self, text: &str, seconds: u64) {
+        self.wait_for_line(text, seconds, |line| line.contains(text));
+    }
+
+    /// Waits for the line that says so, and no other that has the word in it.
+    pub fn wait_until_ready(&mut self, seconds: u64) {
+        self.wait_for_line("ready", seconds, |line| line == "ready");
+    }
+
+    fn wait_for_line(&mut self, text: &str, seconds: u64, found: impl Fn(&str) -> bool) {
         poll::until(&format!("{} prints {text:?}", self.name), seconds, || {
             let output = self.output();
-            if output.lines().any(|line| line.contains(text)) {
+            if output.lines().any(&found) {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -73,10 +84,11 @@ impl Program {
         self.child.wait().expect("wait");
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to end by itself, and for the last that it printed.
     pub fn ended(&mut self, seconds: u64) -> ExitStatus {
         poll::until(&format!("{} ends", self.name), seconds, || {
-            self.child.try_wait().expect("wait").ok_or_else(|| self.output.lock().expect("output").clone())
+            let status = self.child.try_wait().expect("wait").filter(|_| self.collector.is_finished());
+            status.ok_or_else(|| self.output.lock().expect("output").clone())
         })
     }
 }
@@ -93,7 +105,7 @@ impl Drop for Program {
     }
 }
 
-fn collect(stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
+fn collect(stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
@@ -101,5 +113,5 @@ fn collect(stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
             output.lock().expect("output").push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
-    });
+    })
 }

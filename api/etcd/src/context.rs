@@ -47,7 +47,7 @@ impl Context {
         Self {
             reads: Reads::new(node.clone(), options.max_large_reads),
             quota: Quota::new(options.quota_bytes),
-            room: Room::new(options.max_unsent_bytes),
+            room: Room::new(options.max_unsent_bytes, options.unsent_patience),
             waiters: Semaphore::new(options.max_waiters.min(Semaphore::MAX_PERMITS)),
             metrics: Metrics::new(options.slow_request),
             node,

@@ -61,7 +61,7 @@ impl Page {
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.head(name, "histogram", help);
-        histogram.render(name, &mut self.0);
+        histogram.render(name, "", &mut self.0);
     }
 }
 
@@ -154,6 +154,14 @@ fn storage(page: &mut Page, context: &Context) {
     page.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", reader.key_count());
     page.gauge("etcd_debugging_mvcc_history_total", "Superseded writes and deletions kept.", reader.history_count());
     page.gauge("etcd_debugging_mvcc_cache_size_in_bytes", "Bytes of records held in memory.", reader.cache_bytes());
+    if context.reads.took.iter().any(|took| took.count() > 0) {
+        let name = "etcd_server_range_duration_seconds";
+        page.head(name, "histogram", "How long it took to read ranges.");
+        for (took, success) in context.reads.took.iter().zip(["false", "true"]).filter(|(took, _)| took.count() > 0) {
+            took.render(name, &format!("success=\"{success}\","), &mut page.0);
+        }
+    }
+    page.gauge("etcd_debugging_auth_revision", "Revision of users and roles.", reader.auth().revision());
     page.count("etcd_mvcc_range_total", "Ranges read for clients.", &counters.ranges);
     page.count("etcd_mvcc_put_total", "Puts made for clients.", &counters.puts);
     page.count("etcd_mvcc_delete_total", "Deletions made for clients.", &counters.deletes);
@@ -188,7 +196,7 @@ fn watches(page: &mut Page, context: &Context) {
     page.level("etcd_debugging_mvcc_watcher_total", "Open watches.", &counters.watchers);
     page.level(
         "etcd_debugging_mvcc_slow_watcher_total",
-        "Watches that have history to tell when they were last looked at.",
+        "Watches that had events to tell when they were last asked.",
         &counters.slow_watchers,
     );
     page.count("etcd_debugging_mvcc_events_total", "Events sent to watches.", &counters.events);

@@ -20,12 +20,16 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::call::{PREFIX, Source};
+use crate::http as plain;
 use crate::metrics;
 use crate::router::Router;
 use objects::Objects;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// Said to a client whose certificate would name it anywhere but here.
+const IGNORED_NAME: &str =
+    "CommonName of client sending a request against gateway will be ignored and not used as expected";
 /// Headers that go on as metadata, under the rest of their name.
 const METADATA: &str = "grpc-metadata-";
 
@@ -82,6 +86,9 @@ impl Gateway {
         };
         if request.method() != Method::POST {
             return refused(&Status::unimplemented("Method Not Allowed"));
+        }
+        if router.ignores_certificate(&request) {
+            return plain::answer(StatusCode::BAD_REQUEST, plain::TEXT, format!("{IGNORED_NAME}\n"));
         }
         match self.answer(router, route, request).await {
             Ok(response) => response,

@@ -21,6 +21,8 @@ pub(crate) static LEASE_TTL: [f64; 24] = doubling(1.0);
 pub(crate) static DEFRAG: [f64; 13] = doubling(0.1);
 /// Seconds that hashing took.
 pub(crate) static HASH: [f64; 15] = doubling(0.01);
+/// Seconds that a range took to read.
+pub(crate) static RANGE: [f64; 20] = doubling(0.0001);
 /// Seconds that sending a snapshot took.
 pub(crate) static SNAPSHOT: [f64; 17] = doubling(0.01);
 
@@ -48,17 +50,27 @@ impl Histogram {
         self.record(time.as_secs_f64());
     }
 
-    /// Writes its samples in Prometheus' format.
-    pub(crate) fn render(&self, name: &str, page: &mut String) {
+    /// How many sizes were seen.
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Writes its samples in Prometheus' format, with labels that are none or end with a comma.
+    pub(crate) fn render(&self, name: &str, labels: &str, page: &mut String) {
         let mut below = 0;
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
             below += count.load(Relaxed);
             // Writing to a string cannot fail.
-            let _ = writeln!(page, "{name}_bucket{{le=\"{}\"}} {below}", number(*bound));
+            let _ = writeln!(page, "{name}_bucket{{{labels}le=\"{}\"}} {below}", number(*bound));
         }
         below += self.counts[self.bounds.len()].load(Relaxed);
-        let _ = writeln!(page, "{name}_bucket{{le=\"+Inf\"}} {below}");
-        let _ = writeln!(page, "{name}_sum {}\n{name}_count {below}", number(f64::from_bits(self.sum.load(Relaxed))));
+        let _ = writeln!(page, "{name}_bucket{{{labels}le=\"+Inf\"}} {below}");
+        let own = match labels.trim_end_matches(',') {
+            "" => String::new(),
+            labels => format!("{{{labels}}}"),
+        };
+        let sum = number(f64::from_bits(self.sum.load(Relaxed)));
+        let _ = writeln!(page, "{name}_sum{own} {sum}\n{name}_count{own} {below}");
     }
 }
 
@@ -87,10 +99,16 @@ mod tests {
             histogram.record(size);
         }
         let mut page = String::new();
-        histogram.render("x", &mut page);
+        histogram.render("x", "", &mut page);
         let expected = "x_bucket{le=\"0.5\"} 2\nx_bucket{le=\"1\"} 3\nx_bucket{le=\"2\"} 4\nx_bucket{le=\"+Inf\"} 5\n\
                         x_sum 12.2\nx_count 5\n";
-        assert_eq!(page, expected);
+        assert_eq!((page.as_str(), histogram.count()), (expected, 5));
+        page.clear();
+        histogram.render("x", "a=\"b\",", &mut page);
+        assert!(
+            page.starts_with("x_bucket{a=\"b\",le=\"0.5\"} 2\n") && page.ends_with("x_count{a=\"b\"} 5\n"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::exposition;
 use crate::health::{self, Check};
 use crate::refusal;
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request.
 pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Response<Body> {
@@ -25,10 +25,6 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
     let query = request.uri().query().unwrap_or_default();
     let checks = match path {
         "/health" | "/version" | "/metrics" | "/debug/vars" => None,
-        _ if context.options.pprof && (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) => {
-            let text = "there are no Go profiles here: this server is written in another language\n";
-            return answer(StatusCode::NOT_IMPLEMENTED, TEXT, text);
-        }
         _ => match checks(path) {
             Some(checks) => Some(checks),
             None => return not_found(),

@@ -29,8 +29,6 @@ const CHUNK: usize = 256 << 10;
 const UNIT: usize = 1 << 10;
 /// The largest message that Go's gRPC library sends, or can receive.
 const MOST: usize = i32::MAX as usize;
-/// How long an answer waits until those before it have been taken.
-const PATIENCE: Duration = Duration::from_secs(7);
 
 /// The number of a [`RangeResponse`]'s field of keys.
 const KVS: u32 = 2;
@@ -39,18 +37,20 @@ const KVS: u32 = 2;
 pub(crate) struct Room {
     permits: Arc<Semaphore>,
     units: u32,
+    /// How long an answer waits until those before it have been taken.
+    patience: Duration,
 }
 
 impl Room {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize, patience: Duration) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 3);
-        Self { permits: Arc::new(Semaphore::new(units as usize)), units }
+        Self { permits: Arc::new(Semaphore::new(units as usize)), units, patience }
     }
 
     /// Waits for its turn; one that is larger than the bound waits until it is the only one.
     async fn enter(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, self.units);
-        match tokio::time::timeout(PATIENCE, self.permits.clone().acquire_many_owned(units)).await {
+        match tokio::time::timeout(self.patience, self.permits.clone().acquire_many_owned(units)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Status::unknown(refusal::TOO_MANY_REQUESTS)),
         }
@@ -169,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sent_in_pieces_is_the_same_message() {
-        let room = Room::new(1 << 30);
+        let room = Room::new(1 << 30, Duration::MAX);
         for (count, size) in [(1, 2 << 20), (3000, 1000), (20, 100_000)] {
             let whole = answer(count, size);
             let mut rest = whole.clone();
@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_wait_until_those_before_them_are_taken() {
-        let room = Arc::new(Room::new(3 << 20));
+        let room = Arc::new(Room::new(3 << 20, Duration::MAX));
         let first = Large::take(&mut answer(2, 1 << 20), &room).await.unwrap().unwrap().body().unwrap();
         let second = tokio::spawn({
             let room = room.clone();

@@ -182,12 +182,13 @@ impl MaintenanceService {
     }
 }
 
-/// Major and minor of a version with three numbers, and maybe what semantic versions have behind them.
+/// Major and minor of a version, with maybe what semantic versions have behind them.
 fn parse_version(text: &str) -> Option<(u64, u64)> {
     let core = text.split(['-', '+']).next()?;
     let mut numbers = core.split('.').map(|part| part.parse::<u64>().ok());
     let (major, minor) = (numbers.next()??, numbers.next()??);
-    numbers.next()??;
+    // The third may be left out; more there are not.
+    numbers.next().is_none_or(|patch| patch.is_some()).then_some(())?;
     numbers.next().is_none().then_some((major, minor))
 }
 
@@ -246,10 +247,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_have_three_numbers() {
+    fn versions_have_two_or_three_numbers() {
         assert_eq!(parse_version("3.6.0"), Some((3, 6)));
         assert_eq!(parse_version("3.6.0-rc.1"), Some((3, 6)));
-        for wrong in ["", "3", "3.6", "3.6.x", "3.6.0.1", "a.b.c"] {
+        assert_eq!(parse_version("3.6"), Some((3, 6)));
+        for wrong in ["", "3", "3.6.x", "3.6.0.1", "a.b.c"] {
             assert_eq!(parse_version(wrong), None, "{wrong}");
         }
     }

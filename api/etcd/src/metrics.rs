@@ -204,10 +204,15 @@ impl Metrics {
     /// Counts a call of the method at this place of [`METHODS`]; it ends with the last clone of what is returned.
     pub(crate) fn call(&self, place: usize) -> Arc<Call> {
         // Locks and elections wait for others, and streams for what is to come.
-        let (service, _, kind) = METHODS[place];
+        let (service, method, kind) = METHODS[place];
         let timed = !self.slow.is_zero() && kind == "unary" && service.starts_with("etcdserverpb.");
-        let limit = timed.then(|| (Instant::now(), self.slow));
-        let call = Call { counters: self.counters.clone(), place, code: AtomicU8::new(Code::Cancelled as u8), limit };
+        let call = Call {
+            counters: self.counters.clone(),
+            place,
+            code: AtomicU8::new(Code::Cancelled as u8),
+            limit: timed.then(|| (Instant::now(), self.slow)),
+            began: (method == "Snapshot").then(Instant::now),
+        };
         call.calls().started.fetch_add(1, Relaxed);
         Arc::new(call)
     }
@@ -220,6 +225,8 @@ pub(crate) struct Call {
     code: AtomicU8,
     /// When it began, and how long it may last without a warning.
     limit: Option<(Instant, Duration)>,
+    /// Of a snapshot: how long those take is told.
+    began: Option<Instant>,
 }
 
 impl Call {
@@ -292,7 +299,11 @@ impl Sampler {
 impl Drop for Call {
     fn drop(&mut self) {
         self.tell_slow();
-        self.calls().handled[usize::from(self.code.load(Relaxed))].fetch_add(1, Relaxed);
+        let code = self.code.load(Relaxed);
+        self.calls().handled[usize::from(code)].fetch_add(1, Relaxed);
+        if let Some(began) = self.began.filter(|_| code == Code::Ok as u8) {
+            self.counters.snapshot_seconds.took(began.elapsed());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::AuthOptions;
 use crate::lease::MIN_TTL;
 
 /// When history is dropped by itself (etcd's `auto-compaction-mode` and `auto-compaction-retention`).
@@ -16,18 +17,6 @@ pub enum AutoCompaction {
     /// So many revisions are kept; looked after every five minutes.
     Revision(i64),
 }
-
-impl AutoCompaction {
-    /// Reads etcd's two flags: a mode (`periodic` or `revision`) and a retention, which is a number of revisions, or a
-    /// duration as Go writes them (`1h30m`), where a bare number means hours. A retention of 0 turns it off.
-    ///
-    /// # Errors
-    /// A text for the user where the mode is unknown or the retention is not what the mode takes.
-    pub fn parse(mode: &str, retention: &str) -> Result<Self, String> {
-        crate::retention::parse(mode, retention)
-    }
-}
-use crate::auth::AuthOptions;
 
 /// Settings of [`serve`](crate::serve). Start from the default and change what differs.
 #[derive(Clone)]
@@ -47,9 +36,10 @@ pub struct ServerOptions {
     pub max_streams_per_connection: u32,
     /// Large reads that run at a time; further ones wait. Bounds their memory, and the threads that they take.
     pub max_large_reads: usize,
-    /// Bytes of large answers (1 MiB and more) that may wait for clients to take them; further ones wait for their turn,
-    /// and are refused with `etcdserver: too many requests` after seven seconds.
+    /// Bytes of large answers (1 MiB and more) that may wait for clients to take them; further ones wait for their turn ...
     pub max_unsent_bytes: usize,
+    /// ... so long, and are refused then with `etcdserver: too many requests`.
+    pub unsent_patience: Duration,
     /// Requests of the Lock and Election services that wait at a time; one more is refused with
     /// `etcdserver: too many requests`.
     pub max_waiters: usize,
@@ -89,6 +79,7 @@ impl Default for ServerOptions {
             max_streams_per_connection: 16_384,
             max_large_reads: 8,
             max_unsent_bytes: 512 << 20,
+            unsent_patience: Duration::from_secs(7),
             max_waiters: 65_536,
             quota_bytes: 0,
             auto_compaction: AutoCompaction::Off,

@@ -1,12 +1,14 @@
 //! Reads that do not stand in anybody's way.
 
-use kelson_engine::command::{RangeRequest, RangeResponse, SortOrder, SortTarget};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use kelson_engine::Reader;
+use kelson_engine::command::{RangeRequest, RangeResponse, SortOrder, SortTarget};
 use kelson_raft::{Error, Node};
 use tokio::sync::Semaphore;
+
+use crate::histogram::{self, Histogram};
 
 /// From when on a barrier is called slow, as in etcd.
 const SLOW: Duration = Duration::from_millis(500);
@@ -22,13 +24,22 @@ pub(crate) struct Reads {
     /// Barriers that were not reached, and those that were slow.
     pub(crate) failed: AtomicU64,
     pub(crate) slow: AtomicU64,
+    /// Times of the reads that failed, and of those that did not.
+    pub(crate) took: [Histogram; 2],
     large: Semaphore,
 }
 
 impl Reads {
     pub(crate) fn new(node: Node, max_large: usize) -> Self {
         let most = max_large.clamp(1, Semaphore::MAX_PERMITS);
-        Self { node, most, failed: AtomicU64::default(), slow: AtomicU64::default(), large: Semaphore::new(most) }
+        Self {
+            node,
+            most,
+            failed: AtomicU64::default(),
+            slow: AtomicU64::default(),
+            took: [(); 2].map(|()| Histogram::new(&histogram::RANGE)),
+            large: Semaphore::new(most),
+        }
     }
 
     /// The revision of the last compaction, 0 where there was none.
@@ -56,6 +67,13 @@ impl Reads {
 
     /// A read of this member's state.
     pub(crate) async fn local(&self, request: RangeRequest) -> Result<(i64, RangeResponse), Error> {
+        let start = Instant::now();
+        let answer = self.read(request).await;
+        self.took[usize::from(answer.is_ok())].took(start.elapsed());
+        answer
+    }
+
+    async fn read(&self, request: RangeRequest) -> Result<(i64, RangeResponse), Error> {
         if is_small(&request) {
             return Ok(self.node.reader().range(&request)?);
         }

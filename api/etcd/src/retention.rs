@@ -11,64 +11,6 @@ const LOOKS: u32 = 10;
 /// Pause between two looks when revisions are counted.
 const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Reads the flags; see [`AutoCompaction::parse`].
-pub(crate) fn parse(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
-    let retention = if retention.is_empty() { "0" } else { retention };
-    let number = retention.parse::<i64>().ok().filter(|number| *number >= 0);
-    let kept = match (mode, number) {
-        ("periodic" | "revision", Some(0)) => AutoCompaction::Off,
-        ("", _) => return Err("--auto-compaction-mode is undefined".into()),
-        ("periodic", Some(hours)) => {
-            let seconds = u64::try_from(hours).unwrap_or(0).checked_mul(HOUR.as_secs());
-            AutoCompaction::Periodic(Duration::from_secs(seconds.ok_or_else(|| invalid(retention))?))
-        }
-        ("periodic", None) => match duration(retention).ok_or_else(|| invalid(retention))? {
-            Duration::ZERO => AutoCompaction::Off,
-            period => AutoCompaction::Periodic(period),
-        },
-        ("revision", Some(revisions)) => AutoCompaction::Revision(revisions),
-        ("revision", None) => return Err(format!("{}: a number of revisions is expected", invalid(retention))),
-        (other, _) => return Err(format!("unknown auto-compaction-mode {other:?}")),
-    };
-    Ok(kept)
-}
-
-fn invalid(text: &str) -> String {
-    format!("error parsing CompactionRetention: time: invalid duration {text:?}")
-}
-
-/// A duration as Go writes them: numbers, maybe with fractions, each with a unit. `None` where it is none, negative or
-/// beyond what fits.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut sum = Duration::ZERO;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        rest = &rest[unit..];
-        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-    }
-    // What Go's durations hold.
-    (sum.as_nanos() <= i64::MAX as u128).then_some(sum)
-}
-
 /// When to compact to what. It is asked once per [`Schedule::interval`].
 #[derive(Debug)]
 pub(crate) enum Schedule {
@@ -223,34 +165,5 @@ mod tests {
             schedule.looked(now, 5, due);
         }
         assert_eq!(done, 1);
-    }
-
-    #[test]
-    fn flags_are_read_as_etcd_reads_them() {
-        let periodic = |seconds: u64| Ok(AutoCompaction::Periodic(Duration::from_secs(seconds)));
-        assert_eq!(parse("periodic", "1"), periodic(3600));
-        assert_eq!(parse("periodic", "1h"), periodic(3600));
-        assert_eq!(parse("periodic", "1h30m"), periodic(5400));
-        assert_eq!(parse("periodic", "1.5h"), periodic(5400));
-        assert_eq!(parse("periodic", "500ms"), Ok(AutoCompaction::Periodic(Duration::from_millis(500))));
-        assert_eq!(parse("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
-        for (mode, retention) in [("periodic", "0"), ("revision", "0"), ("periodic", ""), ("periodic", "0s")] {
-            assert_eq!(parse(mode, retention), Ok(AutoCompaction::Off), "{mode} {retention}");
-        }
-        for (mode, retention) in [
-            ("", "1"),
-            ("sometimes", "1"),
-            ("periodic", "1x"),
-            ("periodic", "-1"),
-            ("periodic", "-1h"),
-            ("periodic", "h"),
-            ("periodic", "1h2"),
-            ("periodic", "9999999999h"),
-            ("periodic", "9223372036854775807"),
-            ("revision", "1h"),
-            ("revision", "-5"),
-        ] {
-            assert!(parse(mode, retention).is_err(), "{mode} {retention}");
-        }
     }
 }

@@ -35,6 +35,7 @@ use crate::member::ClusterService;
 use crate::metrics;
 use crate::peers;
 use crate::refusal;
+use crate::tls::PeerCertificates;
 use crate::watch::WatchService;
 
 /// All services of the port.
@@ -96,6 +97,13 @@ impl Router {
             return self.call(method, request.map(Source::Wire)).await;
         }
         self.plain(request).await
+    }
+
+    /// Whether a client names itself by a certificate that the gateway does not look at.
+    pub(crate) fn ignores_certificate<B>(&self, request: &Request<B>) -> bool {
+        let peer = request.extensions().get::<PeerCertificates>();
+        let named = peer.is_some_and(|peer| peer.common_name().is_some_and(|name| !name.is_empty()));
+        named && self.context.node.reader().auth_enabled()
     }
 
     /// Answers what is not gRPC.

@@ -36,6 +36,11 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 const MAX_FRAME: u32 = 64 << 10;
 
+/// Streams that a client may have opened and reset before they were looked at (HTTP/2 rapid reset), and that were reset
+/// for what the client did wrong. One more ends the connection.
+const PENDING_RESETS: usize = 128;
+const LOCAL_RESETS: usize = 1024;
+
 /// Connections at a time for metrics and peers, apart from the clients': they are answered when those are too many.
 const OTHER_CONNECTIONS: usize = 512;
 
@@ -156,6 +161,8 @@ fn http(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(options.max_streams_per_connection)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
         .keep_alive_interval(options.keep_alive)
         .keep_alive_timeout(options.keep_alive_timeout);
     builder

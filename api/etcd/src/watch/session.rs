@@ -46,7 +46,7 @@ struct Watch {
     progress_notify: bool,
     /// Something was sent since the last tick of the progress clock.
     sent: bool,
-    /// What it told last was not the newest there is.
+    /// It had something to tell when it was last asked.
     behind: bool,
 }
 
@@ -257,14 +257,16 @@ impl Session {
                 } else {
                     self.say(revision, id, WatchResponse { events, ..Default::default() });
                 }
-                self.note(id, revision < self.revision());
+                // Until it is found to have nothing more to tell; one whose client does not read is not asked.
+                self.note(id, true);
             }
             WatchPoll::Idle { .. } => self.note(id, false),
             WatchPoll::Compacted { compact_revision } => {
                 self.remove(id);
                 self.compacted.insert(id);
                 let canceled = WatchResponse { canceled: true, compact_revision, ..Default::default() };
-                self.say(self.revision(), id, canceled);
+                // etcd tells no revision here.
+                self.say(0, id, canceled);
             }
             WatchPoll::Failed(error) => {
                 tracing::error!("a watch has failed: {error}");

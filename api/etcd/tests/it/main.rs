@@ -1,6 +1,10 @@
 //! The services as clients see them, on a node in memory; where `KELSON_TEST_ETCD` names an etcd binary, the same on it.
 
+mod bounds;
 mod harness;
+mod json;
+mod metrics;
+mod poll;
 mod port;
 mod property;
 mod scenario;

@@ -109,6 +109,12 @@ impl Reader {
         self.shared.auth.load().enabled()
     }
 
+    /// Another number after every change of [`Reader::auth`], cheap to look at.
+    pub fn auth_stamp(&self) -> u64 {
+        let auth = self.shared.auth.load();
+        auth.revision() << 1 | u64::from(auth.enabled())
+    }
+
     /// A command that this system asks for by itself, whatever users may do.
     pub fn by_system(&self, command: Command) -> Command {
         command.by(&self.shared.auth.load(), &Asker::System)

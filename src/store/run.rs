@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kelson_etcd::{Listener, ServerOptions, Serves};
+use kelson_etcd::{Listener, ServerOptions, Serves, TokenKind};
 use kelson_raft::{Data, Node};
 use serde_json::Value as Json;
 
@@ -201,6 +201,9 @@ fn options(settings: &Settings) -> Result<ServerOptions, String> {
     if settings.is_set("max-concurrent-streams") {
         options.max_streams_per_connection = settings.max_concurrent_streams;
     }
+    options.auth.token = TokenKind::parse(&settings.auth_token).map_err(|error| error.to_string())?;
+    options.auth.token_ttl = Duration::from_secs(settings.auth_token_ttl);
+    options.auth.bcrypt_cost = u32::try_from(settings.bcrypt_cost).unwrap_or(u32::MAX);
     options.auth.client_cert_auth = settings.client_tls.client_cert_auth;
     let (every, timeout) = (settings.keepalive_interval.std(), settings.keepalive_timeout.std());
     options.keep_alive = Some(every).filter(|every| !every.is_zero() && !timeout.is_zero());

@@ -24,6 +24,7 @@ use tokio::sync::SemaphorePermit;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
 
+use crate::auth::{Caller, Holder};
 use crate::context::Context;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
@@ -70,6 +71,10 @@ impl Asker {
         Request::from_parts(self.metadata.clone(), self.extensions.clone(), message)
     }
 
+    fn caller(&self) -> Caller {
+        Caller::of(&self.request(()))
+    }
+
     pub(crate) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         let answer = self.services.kv.txn(self.request(request)).await;
         answer.map(tonic::Response::into_inner).map_err(inner)
@@ -95,8 +100,11 @@ impl Asker {
             }
             given => given,
         };
-        let renewed = self.services.context.node.lease_renew(lease).await;
-        renewed.map_err(|error| crate::refusal::of_raft(&error))?;
+        // Who may not renew it gets the lease all the same, and finds out when it ends.
+        if self.services.lease.check_renew(&self.caller(), lease).await.is_ok() {
+            let renewed = self.services.context.node.lease_renew(lease).await;
+            renewed.map_err(|error| crate::refusal::of_raft(&error))?;
+        }
         Ok(lease)
     }
 
@@ -133,13 +141,15 @@ impl Asker {
     fn changes(&self, range: KeyRange, start_revision: i64, no_put: bool) -> Changes {
         let spec = WatchSpec { range, start_revision, no_put, no_delete: false, prev_kv: false };
         let context = self.services.context.clone();
-        Changes { watcher: context.node.reader().watch(spec), context }
+        let holder = context.holder(self.caller());
+        Changes { watcher: context.node.reader().watch(spec), holder, context }
     }
 }
 
 /// A watch within the server. What is behind it was read through the services, and will be again.
 pub(crate) struct Changes {
     context: Arc<Context>,
+    holder: Holder,
     watcher: Watcher,
 }
 
@@ -158,7 +168,10 @@ impl Changes {
             () = self.context.shutdown.cancelled() => return Err(Status::unavailable(refusal::STOPPED)),
         };
         match found {
-            WatchPoll::Events { events, revision } => Ok((events, revision)),
+            WatchPoll::Events { events, revision } => {
+                self.holder.check_read(&self.context, &self.watcher.spec().range)?;
+                Ok((events, revision))
+            }
             WatchPoll::Failed(error) => Err(Status::unknown(error.to_string())),
             WatchPoll::Compacted { .. } | WatchPoll::Idle { .. } => Err(Status::unknown(refusal::COMPACTED)),
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::auth::Guard;
 use crate::large::Room;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) reads: Reads,
     pub(crate) options: ServerOptions,
     pub(crate) metrics: Metrics,
+    pub(crate) guard: Guard,
     pub(crate) quota: Quota,
     /// Large answers on their way.
     pub(crate) room: Room,
@@ -51,6 +53,7 @@ impl Context {
             waiters: Semaphore::new(options.max_waiters.min(Semaphore::MAX_PERMITS)),
             metrics: Metrics::new(options.slow_request),
             node,
+            guard: Guard::new(&options.auth),
             options,
             shutdown,
             leaders: Mutex::new((0, 0)),

@@ -12,4 +12,7 @@ pub enum Error {
     /// Certificates or keys that cannot be used.
     #[error("TLS: {0}")]
     Tls(String),
+    /// Settings of auth that make no sense, or keys that cannot be used.
+    #[error("{0}")]
+    Auth(String),
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{Stream, stream};
 use kelson_engine::command::{Command, KeyRange, Outcome, RangeRequest as Read};
-use kelson_raft::Error;
 use kelson_wire::pb::etcdserverpb::kv_server::Kv;
 use kelson_wire::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -14,6 +13,7 @@ use kelson_wire::pb::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::auth::{Caller, Permit};
 use crate::context::Context;
 use crate::large::Large;
 use crate::{convert, quota, read_txn, refusal, tally, validate};
@@ -31,23 +31,32 @@ impl KvService {
         Self { context }
     }
 
-    async fn do_range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+    /// Waits until everything acknowledged before can be read, unless that is not asked for.
+    async fn barrier(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            return Ok(());
+        }
+        self.context.reads.barrier().await.map_err(|error| refusal::of_raft(&error))
+    }
+
+    async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
         validate::range(&request)?;
-        let serializable = request.serializable;
+        self.barrier(request.serializable).await?;
         let read = convert::range(request)?;
-        let reads = &self.context.reads;
-        let answer = if serializable { reads.local(read).await } else { reads.linearizable(read).await };
+        let permit = self.context.permit_read(caller, &read.range).await?;
+        let answer = self.context.reads.local(read).await;
         let (revision, answer) = answer.map_err(|error| refusal::of_raft(&error))?;
+        self.context.still(permit)?;
         self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
         Ok(convert::range_response(self.context.header(revision), answer))
     }
 
-    async fn do_put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+    async fn do_put(&self, caller: &Caller, request: PutRequest) -> Result<PutResponse, Status> {
         self.context.quota.check(&self.context.node, quota::put(&request)).await?;
         validate::put(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
         let bytes = request.key.len() + request.value.len();
-        match self.context.propose(Command::Put(convert::put(request))).await? {
+        match self.context.ask(caller, Command::Put(convert::put(request))).await? {
             Outcome::Put { revision, prev_kv } => {
                 let counters = self.context.metrics.counters();
                 counters.puts.fetch_add(1, Relaxed);
@@ -58,10 +67,10 @@ impl KvService {
         }
     }
 
-    async fn do_delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
+    async fn do_delete(&self, caller: &Caller, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
         validate::delete(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
-        match self.context.propose(Command::DeleteRange(convert::delete(request))).await? {
+        match self.context.ask(caller, Command::DeleteRange(convert::delete(request))).await? {
             Outcome::DeleteRange { revision, deleted, prev_kvs } => {
                 self.context.metrics.counters().deletes.fetch_add(1, Relaxed);
                 let prev_kvs = convert::key_values(prev_kvs);
@@ -71,19 +80,23 @@ impl KvService {
         }
     }
 
-    async fn do_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    async fn do_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
         self.context.quota.check(&self.context.node, quota::txn(&request)).await?;
         validate::txn(&request, self.context.options.max_txn_ops)?;
         if read_txn::is_read_only(&request) {
             let serializable = read_txn::is_serializable(&request);
-            let txn = convert::txn(request)?;
-            let run = read_txn::run(&self.context.node, &self.context.reads, txn, serializable).await;
+            self.barrier(serializable).await?;
+            let (txn, context) = (convert::txn(request)?, &self.context);
+            let check = |auth: &_, asker: &_| context.node.reader().check_txn(auth, asker, &txn);
+            let permit = context.permit(caller, check).await?;
+            let run = read_txn::run(&context.node, &context.reads, txn).await;
             let (revision, answer) = run.map_err(|error| refusal::of_raft(&error))?;
+            context.still(permit)?;
             return Ok(self.txn_response(revision, answer));
         }
         validate::size(&request, self.context.options.max_request_bytes)?;
         let bytes = [tally::put_bytes(&request.success), tally::put_bytes(&request.failure)];
-        match self.context.propose(Command::Txn(convert::txn(request)?)).await? {
+        match self.context.ask(caller, Command::Txn(convert::txn(request)?)).await? {
             Outcome::Txn { revision, response } => {
                 let bytes = bytes[usize::from(!response.succeeded)];
                 self.context.metrics.counters().put_bytes.fetch_add(bytes as u64, Relaxed);
@@ -102,8 +115,9 @@ impl KvService {
         }
     }
 
-    async fn do_compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
-        match self.context.propose(Command::Compact { revision: request.revision }).await? {
+    async fn do_compact(&self, caller: &Caller, request: CompactionRequest) -> Result<CompactionResponse, Status> {
+        self.context.admin(caller).await?;
+        match self.context.ask(caller, Command::Compact { revision: request.revision }).await? {
             Outcome::Compact { revision } => {
                 // History is gone for every reader already; the space is not.
                 if request.physical {
@@ -125,7 +139,7 @@ pub(crate) fn mismatch(outcome: &Outcome) -> Status {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        let mut answer = self.do_range(request.into_inner()).await?;
+        let mut answer = self.do_range(&Caller::of(&request), request.into_inner()).await?;
         let large = Large::take(&mut answer, &self.context.room).await?;
         let mut response = Response::new(answer);
         if let Some(large) = large {
@@ -138,12 +152,12 @@ impl Kv for KvService {
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        let request = request.into_inner();
+        let (caller, request) = (Caller::of(&request), request.into_inner());
         validate::range_stream(&request)?;
-        if !request.serializable {
-            self.context.reads.barrier().await.map_err(|error| refusal::of_raft(&error))?;
-        }
-        let chunks = Chunks::new(self.context.clone(), convert::range(request)?);
+        self.barrier(request.serializable).await?;
+        let read = convert::range(request)?;
+        let permit = self.context.permit_read(&caller, &read.range).await?;
+        let chunks = Chunks::new(self.context.clone(), read, permit);
         let stream = stream::unfold(Some(chunks), |chunks| async move {
             let mut chunks = chunks?;
             match chunks.next().await {
@@ -151,7 +165,7 @@ impl Kv for KvService {
                     let left = chunk.header.is_none().then_some(chunks);
                     Some((Ok(RangeStreamResponse { range_response: Some(chunk) }), left))
                 }
-                Err(error) => Some((Err(refusal::of_raft(&error)), None)),
+                Err(status) => Some((Err(status), None)),
             }
         });
         Ok(Response::new(Box::pin(stream)))
@@ -159,7 +173,7 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_put(request.into_inner()).await.map(Response::new)
+        self.do_put(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
@@ -167,23 +181,24 @@ impl Kv for KvService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_delete(request.into_inner()).await.map(Response::new)
+        self.do_delete(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_txn(request.into_inner()).await.map(Response::new)
+        self.do_txn(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_compact(request.into_inner()).await.map(Response::new)
+        self.do_compact(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 }
 
 /// A range in chunks of one revision, so that neither side ever holds more than one of them.
 struct Chunks {
     context: Arc<Context>,
+    permit: Permit,
     request: Read,
     /// Keys that may still be sent.
     left: i64,
@@ -193,15 +208,17 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(context: Arc<Context>, mut request: Read) -> Self {
+    fn new(context: Arc<Context>, mut request: Read, permit: Permit) -> Self {
         let left = if request.limit <= 0 { i64::MAX } else { request.limit };
         request.limit = if request.count_only { 0 } else { FIRST_CHUNK.min(left) };
-        Self { context, request, left, sent: 0, revision: 0 }
+        Self { context, permit, request, left, sent: 0, revision: 0 }
     }
 
     /// The next chunk; the last one is the one with a header.
-    async fn next(&mut self) -> Result<kelson_wire::pb::etcdserverpb::RangeResponse, Error> {
-        let (revision, mut answer) = self.context.reads.local(self.request.clone()).await?;
+    async fn next(&mut self) -> Result<kelson_wire::pb::etcdserverpb::RangeResponse, Status> {
+        let answer = self.context.reads.local(self.request.clone()).await;
+        let (revision, mut answer) = answer.map_err(|error| refusal::of_raft(&error))?;
+        self.context.still(self.permit)?;
         self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
         if self.revision == 0 {
             self.revision = revision;

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{Stream, stream};
 use kelson_engine::Error as EngineError;
-use kelson_engine::command::{Command, Outcome};
+use kelson_engine::Reader;
+use kelson_engine::auth::{Asker, Auth, Refusal};
+use kelson_engine::command::{Command, KeyRange, Outcome};
 use kelson_raft::{Error, Node};
 use kelson_wire::pb::etcdserverpb::lease_server::Lease;
 use kelson_wire::pb::etcdserverpb::{
@@ -16,6 +18,7 @@ use kelson_wire::pb::etcdserverpb::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Caller;
 use crate::context::Context;
 use crate::kv::mismatch;
 use crate::{quota, refusal};
@@ -60,8 +63,9 @@ impl LeaseService {
         Self { context }
     }
 
-    async fn do_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
+    async fn do_grant(&self, caller: &Caller, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
         self.context.quota.check(&self.context.node, quota::LEASE).await?;
+        self.context.known(caller).await?;
         let granted = grant(&self.context.node, request.id, request.ttl, self.context.options.min_lease_ttl).await;
         let granted = granted.map_err(|error| refusal::of_raft(&error))?;
         let counters = self.context.metrics.counters();
@@ -71,23 +75,33 @@ impl LeaseService {
         Ok(LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() })
     }
 
-    async fn do_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Status> {
-        match self.context.node.propose(Command::LeaseRevoke { id: request.id }).await {
-            Ok(Outcome::LeaseRevoke { revision }) => {
+    async fn do_revoke(&self, caller: &Caller, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Status> {
+        match self.context.ask(caller, Command::LeaseRevoke { id: request.id }).await? {
+            Outcome::LeaseRevoke { revision } => {
                 self.context.metrics.counters().leases_revoked.fetch_add(1, Relaxed);
                 Ok(LeaseRevokeResponse { header: self.context.header(revision) })
             }
-            Ok(other) => Err(mismatch(&other)),
-            Err(error) => Err(refusal::of_raft(&error)),
+            other => Err(mismatch(&other)),
         }
     }
 
-    async fn do_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
+    /// The keys of a lease are told only to whom may read them all.
+    async fn do_time_to_live(
+        &self,
+        caller: &Caller,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Status> {
+        self.context.known(caller).await?;
         let node = &self.context.node;
         node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
         let header = self.context.current_header();
         let id = request.id;
         let lease = node.reader().lease(id);
+        if request.keys {
+            let check = |auth: &Auth, asker: &Asker| check_lease(node.reader(), auth, asker, id, Auth::check_read);
+            let permit = self.context.permit_known(caller, check).await?;
+            self.context.still(permit)?;
+        }
         Ok(match (lease, node.lease_remaining(id)) {
             (Some(lease), Some(ttl)) => LeaseTimeToLiveResponse {
                 header,
@@ -100,16 +114,37 @@ impl LeaseService {
         })
     }
 
-    async fn do_leases(&self) -> Result<LeaseLeasesResponse, Status> {
+    async fn do_leases(&self, caller: &Caller) -> Result<LeaseLeasesResponse, Status> {
         self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
-        let leases = self.context.node.reader().leases();
+        let reader = self.context.node.reader();
+        let check = |auth: &Auth, asker: &Asker| match auth.check_admin(asker) {
+            Ok(()) => Ok(()),
+            // As in etcd: who may not read every key on every lease is told of none.
+            Err(_) => {
+                reader.leases().try_for_each(|lease| check_lease(reader, auth, asker, lease.id, Auth::check_read))
+            }
+        };
+        self.context.permit_known(caller, check).await?;
+        let leases = reader.leases();
         Ok(LeaseLeasesResponse {
             header: self.context.current_header(),
             leases: leases.map(|lease| LeaseStatus { id: lease.id }).collect(),
         })
     }
 
-    async fn keep_alive(&self, request: &LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Status> {
+    /// Only who may write every key of a lease keeps it alive.
+    pub(crate) async fn check_renew(&self, caller: &Caller, id: i64) -> Result<(), Status> {
+        let reader = self.context.node.reader();
+        let check = |auth: &Auth, asker: &Asker| check_lease(reader, auth, asker, id, Auth::check_write);
+        self.context.permit_known(caller, check).await.map(drop)
+    }
+
+    async fn keep_alive(
+        &self,
+        caller: &Caller,
+        request: &LeaseKeepAliveRequest,
+    ) -> Result<LeaseKeepAliveResponse, Status> {
+        self.check_renew(caller, request.id).await?;
         // The header is taken first: a lease that ends at a revision must not be seen renewed at a later one.
         let header = self.context.current_header();
         let renewed = self.context.node.lease_renew(request.id).await.map_err(|error| refusal::of_raft(&error))?;
@@ -118,11 +153,26 @@ impl LeaseService {
     }
 }
 
+/// Whether a lease's keys may all be read, or written. Root may, and a lease that does not exist is nobody's.
+fn check_lease(
+    reader: &Reader,
+    auth: &Auth,
+    asker: &Asker,
+    id: i64,
+    may: impl Fn(&Auth, &Asker, &KeyRange) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if auth.check_admin(asker).is_ok() {
+        return Ok(());
+    }
+    let keys = reader.lease(id).map(|lease| lease.keys).unwrap_or_default();
+    keys.into_iter().try_for_each(|key| may(auth, asker, &KeyRange { start: key, end: Default::default() }))
+}
+
 #[tonic::async_trait]
 impl Lease for LeaseService {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_grant(request.into_inner()).await.map(Response::new)
+        self.do_grant(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn lease_revoke(
@@ -130,7 +180,7 @@ impl Lease for LeaseService {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_revoke(request.into_inner()).await.map(Response::new)
+        self.do_revoke(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
@@ -140,17 +190,17 @@ impl Lease for LeaseService {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        let state = Some((self.clone(), request.into_inner()));
+        let state = Some((self.clone(), Caller::of(&request), request.into_inner()));
         // One answer for each request: the next is read only when the last has been taken, so nothing piles up.
         let answers = stream::unfold(state, |open| async move {
-            let (service, mut requests) = open?;
+            let (service, caller, mut requests) = open?;
             let next = tokio::select! {
                 next = requests.message() => next,
                 () = service.context.shutdown.cancelled() => Err(Status::unavailable(refusal::STOPPED)),
             };
             match next {
-                Ok(Some(request)) => match service.keep_alive(&request).await {
-                    Ok(answer) => Some((Ok(answer), Some((service, requests)))),
+                Ok(Some(request)) => match service.keep_alive(&caller, &request).await {
+                    Ok(answer) => Some((Ok(answer), Some((service, caller, requests)))),
                     Err(status) => Some((Err(status), None)),
                 },
                 Ok(None) => None,
@@ -165,7 +215,7 @@ impl Lease for LeaseService {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_time_to_live(request.into_inner()).await.map(Response::new)
+        self.do_time_to_live(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn lease_leases(
@@ -173,6 +223,6 @@ impl Lease for LeaseService {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        self.do_leases().await.map(Response::new)
+        self.do_leases(&Caller::of(&request)).await.map(Response::new)
     }
 }

@@ -42,7 +42,7 @@ mod tls;
 mod validate;
 mod watch;
 
-pub use auth::AuthOptions;
+pub use auth::{AuthOptions, TokenKind};
 pub use context::ETCD_VERSION;
 pub use error::Error;
 pub use listener::{Listener, Serves, Socket};

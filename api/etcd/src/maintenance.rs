@@ -19,6 +19,7 @@ use kelson_wire::pb::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::auth::Caller;
 use crate::context::{CLUSTER_VERSION, Context, ETCD_VERSION};
 use crate::kv::mismatch;
 use crate::refusal;
@@ -207,37 +208,51 @@ fn alarm_text(alarm: &Alarm) -> String {
 
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.context.known(&Caller::of(&request)).await?;
         self.do_status().await.map(Response::new)
     }
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        // Everybody who is somebody may ask which alarms stand.
+        let caller = Caller::of(&request);
+        if request.get_ref().action == AlarmAction::Get as i32 {
+            self.context.known(&caller).await?;
+        } else {
+            self.context.admin(&caller).await?;
+        }
         self.do_alarm(request.into_inner()).await.map(Response::new)
     }
 
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_defragment().await.map(Response::new)
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_hash().await.map(Response::new)
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_hash_kv(request.into_inner()).await.map(Response::new)
     }
 
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         Err(refusal::absent("the snapshot"))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_move_leader(request.get_ref()).map(Response::new)
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_downgrade(request.get_ref()).map(Response::new)
     }
 }

@@ -10,6 +10,7 @@ use kelson_wire::pb::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::auth::Caller;
 use crate::context::Context;
 use crate::refusal;
 
@@ -56,7 +57,8 @@ impl ClusterService {
         found.ok_or_else(|| Status::not_found(refusal::MEMBER_NOT_FOUND))
     }
 
-    async fn do_list(&self, request: MemberListRequest) -> Result<MemberListResponse, Status> {
+    async fn do_list(&self, caller: &Caller, request: MemberListRequest) -> Result<MemberListResponse, Status> {
+        self.context.known(caller).await?;
         if request.linearizable {
             self.context.node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
         }
@@ -64,10 +66,11 @@ impl ClusterService {
         Ok(MemberListResponse { header: self.context.header(0), members: self.members() })
     }
 
-    fn do_add(&self, request: &MemberAddRequest) -> Result<MemberAddResponse, Status> {
+    async fn do_add(&self, caller: &Caller, request: &MemberAddRequest) -> Result<MemberAddResponse, Status> {
         if !are_peer_urls(&request.peer_ur_ls) {
             return Err(Status::invalid_argument(refusal::BAD_MEMBER_URLS));
         }
+        self.context.admin(caller).await?;
         if self.members().iter().flat_map(|member| &member.peer_ur_ls).any(|url| request.peer_ur_ls.contains(url)) {
             return Err(Status::failed_precondition(refusal::PEER_URL_EXISTS));
         }
@@ -102,17 +105,18 @@ impl ClusterService {
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        self.do_list(request.into_inner()).await.map(Response::new)
+        self.do_list(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        self.do_add(request.get_ref()).map(Response::new)
+        self.do_add(&Caller::of(&request), request.get_ref()).await.map(Response::new)
     }
 
     async fn member_remove(
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_remove(request.get_ref()).map(Response::new)
     }
 
@@ -120,6 +124,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_update(request.into_inner()).await.map(Response::new)
     }
 
@@ -127,6 +132,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        self.context.admin(&Caller::of(&request)).await?;
         self.do_promote(request.get_ref()).map(Response::new)
     }
 }

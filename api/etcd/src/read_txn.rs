@@ -24,11 +24,9 @@ pub(crate) fn is_serializable(request: &TxnRequest) -> bool {
     ops.all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
-/// Runs a read-only transaction: all of it sees one revision.
-pub(crate) async fn run(node: &Node, reads: &Reads, txn: Txn, serializable: bool) -> Result<(i64, TxnResponse), Error> {
-    if !serializable {
-        node.read_barrier().await?;
-    }
+/// Runs a read-only transaction: all of it sees one revision. To be called behind the read barrier, unless its reads do
+/// without one.
+pub(crate) async fn run(node: &Node, reads: &Reads, txn: Txn) -> Result<(i64, TxnResponse), Error> {
     let mut attempt = 1;
     loop {
         let revision = node.reader().revision();

@@ -19,6 +19,7 @@ pub(crate) const COMPACTED: &str = "etcdserver: mvcc: required revision has been
 pub(crate) const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 pub(crate) const DUPLICATE_WATCH: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 /// Why nothing can be served at present.
+pub(crate) const INVALID_TOKEN: &str = "etcdserver: invalid auth token";
 pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
 pub(crate) const NOT_LEADER: &str = "etcdserver: not leader";
 pub(crate) const BAD_TRANSFEREE: &str = "etcdserver: bad leader transferee";

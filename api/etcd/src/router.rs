@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use kelson_wire::pb::etcdserverpb::auth_server::AuthServer;
 use kelson_wire::pb::etcdserverpb::cluster_server::ClusterServer;
 use kelson_wire::pb::etcdserverpb::kv_server::KvServer;
 use kelson_wire::pb::etcdserverpb::lease_server::LeaseServer;
@@ -19,6 +20,7 @@ use tower_service::Service;
 
 use crate::Error;
 use crate::asker::Services;
+use crate::auth::AuthService;
 use crate::call::{Received, Sent, Source};
 use crate::context::Context;
 use crate::election::ElectionService;
@@ -47,6 +49,7 @@ pub(crate) struct Router {
     lease: LeaseServer<LeaseService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    auth: AuthServer<AuthService>,
     health: HealthServer<HealthService>,
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
@@ -73,6 +76,7 @@ impl Router {
             cluster: ClusterServer::new(ClusterService::new(context.clone())).max_decoding_message_size(most),
             maintenance: MaintenanceServer::new(MaintenanceService::new(context.clone()))
                 .max_decoding_message_size(most),
+            auth: AuthServer::new(AuthService::new(context.clone())).max_decoding_message_size(most),
             health: HealthServer::new(HealthService::new(context.clone())).max_decoding_message_size(most),
             lock: LockServer::new(LockService::new(services.clone())).max_decoding_message_size(most),
             election: ElectionServer::new(ElectionService::new(services))
@@ -139,6 +143,7 @@ impl Router {
             "etcdserverpb.Lease" => self.lease.clone().call(request_of(request)).await,
             "etcdserverpb.Cluster" => self.cluster.clone().call(request_of(request)).await,
             "etcdserverpb.Maintenance" => self.maintenance.clone().call(request_of(request)).await,
+            "etcdserverpb.Auth" => self.auth.clone().call(request_of(request)).await,
             "v3lockpb.Lock" => self.lock.clone().call(request_of(request)).await,
             "v3electionpb.Election" => self.election.clone().call(request_of(request)).await,
             "grpc.health.v1.Health" => self.health.clone().call(request_of(request)).await,

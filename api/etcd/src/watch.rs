@@ -15,6 +15,7 @@ use kelson_wire::pb::etcdserverpb::watch_server::Watch;
 use kelson_wire::pb::etcdserverpb::{WatchRequest, WatchResponse};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Caller;
 use crate::context::Context;
 use session::Session;
 
@@ -35,6 +36,9 @@ impl Watch for WatchService {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        Ok(Response::new(Box::pin(Session::new(self.context.clone(), request.into_inner()))))
+        let caller = Caller::of(&request);
+        // Waits for a token that is known elsewhere already; whether it is good is told of each watch.
+        _ = self.context.identify(&caller).await;
+        Ok(Response::new(Box::pin(Session::new(self.context.clone(), caller, request.into_inner()))))
     }
 }

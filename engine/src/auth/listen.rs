@@ -19,10 +19,10 @@ impl Listeners {
         AuthListener { id: self.next.fetch_add(1, Relaxed), listeners: self.clone() }
     }
 
-    /// Wakes all, each as often as it has asked for it.
     pub fn wake(&self) {
-        let wakers = std::mem::take(&mut *self.wakers.lock());
-        wakers.into_values().for_each(Waker::wake);
+        // Outside of the lock: who is woken may register anew.
+        let wakers: Vec<Waker> = self.wakers.lock().values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -33,7 +33,8 @@ pub struct AuthListener {
 }
 
 impl AuthListener {
-    /// Has `waker` woken at the next change, once. To be called before the state is looked at.
+    /// Has `waker` woken at every change from now on, in place of the one before. To be called before the state is
+    /// looked at.
     pub fn register(&self, waker: &Waker) {
         let mut wakers = self.listeners.wakers.lock();
         match wakers.get_mut(&self.id) {

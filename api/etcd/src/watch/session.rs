@@ -1,5 +1,6 @@
 //! One stream of the Watch service: the watches on it, and what it says next.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use kelson_engine::auth::AuthListener;
 use kelson_engine::command::KeyRange;
 use kelson_engine::{Event, EventKind, WatchPoll, WatchSpec, Watcher};
 use kelson_wire::pb::etcdserverpb::watch_create_request::FilterType;
@@ -22,6 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
 use super::ready::{Bell, Ready};
+use crate::auth::{Caller, Holder};
 use crate::batch::BatchSize;
 use crate::context::Context;
 use crate::convert;
@@ -42,6 +45,8 @@ struct Watch {
     bell: Arc<Bell>,
     waker: Waker,
     size: BatchSize,
+    /// Who asked for it.
+    holder: Holder,
     fragment: bool,
     progress_notify: bool,
     /// Something was sent since the last tick of the progress clock.
@@ -52,6 +57,12 @@ struct Watch {
 
 pub(super) struct Session {
     context: Arc<Context>,
+    caller: Caller,
+    /// Told when users or roles change, and by whom it was last asked to wake.
+    listener: AuthListener,
+    listening: Option<Waker>,
+    /// The auth state that the watches were last checked against.
+    auth: u64,
     /// `None` once the client has said all. The watches live on.
     requests: Option<Streaming<WatchRequest>>,
     watches: HashMap<i64, Watch>,
@@ -72,12 +83,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(context: Arc<Context>, requests: Streaming<WatchRequest>) -> Self {
+    pub(super) fn new(context: Arc<Context>, caller: Caller, requests: Streaming<WatchRequest>) -> Self {
         let counters = context.metrics.counters();
         counters.watch_streams.fetch_add(1, Relaxed);
         let stopping = Box::pin(context.shutdown.clone().cancelled_owned());
+        let reader = context.node.reader();
+        let (listener, auth) = (reader.auth_listener(), reader.auth_stamp());
         Self {
             context,
+            caller,
+            listener,
+            listening: None,
+            auth,
             requests: Some(requests),
             watches: HashMap::new(),
             compacted: HashSet::new(),
@@ -108,7 +125,7 @@ impl Session {
                     let refused = WatchResponse {
                         created: true,
                         canceled: true,
-                        cancel_reason: reason.into(),
+                        cancel_reason: reason.into_owned(),
                         ..Default::default()
                     };
                     self.say(self.revision(), NO_WATCH, refused);
@@ -132,17 +149,19 @@ impl Session {
     }
 
     /// Starts a watch; returns its id and the revision up to which it will tell nothing.
-    fn create(&mut self, request: WatchCreateRequest) -> Result<(i64, i64), &'static str> {
+    fn create(&mut self, request: WatchCreateRequest) -> Result<(i64, i64), Cow<'static, str>> {
         if request.start_revision < 0 {
-            return Err(refusal::COMPACTED);
+            return Err(refusal::COMPACTED.into());
         }
         let start = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
-        let end = request.range_end;
+        let range = KeyRange { start, end: request.range_end };
+        let holder = self.permitted(&range)?;
+        let KeyRange { start, end } = range;
         if !end.is_empty() && end != b"\0"[..] && start >= end {
-            return Err(refusal::EMPTY_RANGE);
+            return Err(refusal::EMPTY_RANGE.into());
         }
         if self.watches.len() + self.compacted.len() >= self.context.options.max_watches_per_stream {
-            return Err(refusal::TOO_MANY_REQUESTS);
+            return Err(refusal::TOO_MANY_REQUESTS.into());
         }
         let id = self.choose_id(request.watch_id)?;
         let filtered = |filter: FilterType| request.filters.contains(&filter.into());
@@ -163,6 +182,7 @@ impl Session {
             bell,
             waker,
             size: BatchSize::default(),
+            holder,
             fragment: request.fragment,
             progress_notify: request.progress_notify,
             sent: false,
@@ -176,9 +196,36 @@ impl Session {
         Ok((id, revision))
     }
 
-    fn choose_id(&mut self, asked: i64) -> Result<i64, &'static str> {
+    /// Whether the caller may watch the range at present.
+    fn permitted(&self, range: &KeyRange) -> Result<Holder, String> {
+        let asker = self.context.identify_now(&self.caller).map_err(|status| go_error(&status))?;
+        let checked = self.context.node.reader().auth().check_read(&asker, range);
+        checked.map_err(|refusal| go_error(&refusal::of_auth(refusal)))?;
+        Ok(self.context.holder(self.caller.clone()))
+    }
+
+    /// Ends the watches that are not permitted any more, if the auth state has changed since the last look.
+    fn check_auth(&mut self) {
+        let stamp = self.context.node.reader().auth_stamp();
+        if stamp == self.auth {
+            return;
+        }
+        self.auth = stamp;
+        let check = |(id, watch): (&i64, &Watch)| {
+            let refused = watch.holder.check_read(&self.context, &watch.watcher.spec().range).err()?;
+            Some((*id, go_error(&refused)))
+        };
+        let refused: Vec<_> = self.watches.iter().filter_map(check).collect();
+        for (id, cancel_reason) in refused {
+            self.remove(id);
+            let canceled = WatchResponse { canceled: true, cancel_reason, ..Default::default() };
+            self.say(self.revision(), id, canceled);
+        }
+    }
+
+    fn choose_id(&mut self, asked: i64) -> Result<i64, Cow<'static, str>> {
         if asked != 0 {
-            return if self.is_taken(asked) { Err(refusal::DUPLICATE_WATCH) } else { Ok(asked) };
+            return if self.is_taken(asked) { Err(refusal::DUPLICATE_WATCH.into()) } else { Ok(asked) };
         }
         while self.is_taken(self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
@@ -241,6 +288,11 @@ impl Session {
         let mut task = Task::from_waker(&watch.waker);
         match watch.watcher.poll(&mut task, watch.size.most()) {
             WatchPoll::Events { events, revision } => {
+                // A permission that was taken away before these were written is seen to be gone by now.
+                if self.context.node.reader().auth_stamp() != self.auth {
+                    self.check_auth();
+                }
+                let Some(watch) = self.watches.get_mut(&id) else { return };
                 watch.size.seen(&events);
                 watch.sent = true;
                 let fragment = watch.fragment;
@@ -355,6 +407,15 @@ impl Session {
         }
     }
 
+    /// Has the stream woken when users or roles change, and looks whether they have.
+    fn listen(&mut self, waker: &Waker) {
+        if self.listening.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            self.listener.register(waker);
+            self.listening = Some(waker.clone());
+        }
+        self.check_auth();
+    }
+
     fn end(&mut self, status: Status) -> Poll<Option<Result<WatchResponse, Status>>> {
         self.ended = true;
         Poll::Ready(Some(Err(status)))
@@ -370,6 +431,7 @@ impl Stream for Session {
             return Poll::Ready(None);
         }
         this.ready.register(task.waker());
+        this.listen(task.waker());
         let mut in_vain = 0;
         loop {
             if let Some(answer) = this.out.pop_front() {
@@ -438,4 +500,10 @@ fn pb_event(event: &Event, prev_kv: bool) -> mvccpb::Event {
         kv: Some(convert::key_value(event.kv.clone())),
         prev_kv: event.prev_kv().filter(|_| prev_kv).cloned().map(convert::key_value),
     }
+}
+
+/// A status as Go's gRPC library writes an error: etcd puts these into the answers of watches, and clients look for
+/// them there.
+fn go_error(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }

@@ -20,11 +20,17 @@ pub struct Server {
 
 impl Server {
     pub async fn start(options: ServerOptions) -> Self {
+        Self::start_with(options, |_| {}).await
+    }
+
+    /// With a node of other settings.
+    pub async fn start_with(options: ServerOptions, change: impl FnOnce(&mut Config)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let mut config = Config::new("test", Data::Memory);
         config.client_urls = vec![format!("http://{address}")];
         config.peer_urls = vec!["http://127.0.0.1:2380".to_owned()];
+        change(&mut config);
         let node = Node::open(config).await.unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(node.clone(), listener, options, shutdown.clone()));

@@ -1,5 +1,6 @@
 //! The services as clients see them, on a node in memory; where `KELSON_TEST_ETCD` names an etcd binary, the same on it.
 
+mod auth;
 mod bounds;
 mod harness;
 mod json;

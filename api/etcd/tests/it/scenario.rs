@@ -9,12 +9,13 @@ pub mod parse;
 pub mod render;
 pub mod run;
 pub mod stream;
+pub mod users;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kelson_etcd::ServerOptions;
+use kelson_etcd::{AuthOptions, ServerOptions};
 use kelson_wire::real_etcd::RealEtcd;
 use tokio::sync::Semaphore;
 
@@ -124,7 +125,8 @@ async fn each_file<F: Future<Output = String> + Send + 'static>(
 async fn ours() {
     let (exempt, mut used) = (exempt::all(), BTreeSet::new());
     let told = each_file(|story| async move {
-        let server = Server::start(ServerOptions::default()).await;
+        let auth = AuthOptions { bcrypt_cost: 4, ..AuthOptions::default() };
+        let server = Server::start(ServerOptions { auth, ..ServerOptions::default() }).await;
         let told = retell(&story, &server.url()).await;
         server.stop().await;
         told
@@ -145,7 +147,7 @@ async fn real() {
         return drop(RealEtcd::start(&[]));
     }
     let told = each_file(|story| async move {
-        let start = tokio::task::spawn_blocking(|| RealEtcd::start(&["--unsafe-no-fsync"]));
+        let start = tokio::task::spawn_blocking(|| RealEtcd::start(&["--unsafe-no-fsync", "--bcrypt-cost", "4"]));
         let etcd = start.await.unwrap().expect("it is there");
         retell(&story, etcd.endpoint()).await
     });

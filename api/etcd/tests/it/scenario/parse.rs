@@ -13,6 +13,10 @@
 //! ops N     a transaction of N puts
 //! grant ID TTL    revoke ID    keepalive ID    ttl ID [keys]    leases
 //! status    members [linearizable]    health [SERVICE]
+//! login NAME PASSWORD    as NAME | nobody | token TEXT
+//! auth enable | disable | status    may METHOD
+//! user add NAME [PASSWORD] [no_password] | get | delete NAME | list | passwd NAME PASSWORD | grant | revoke NAME ROLE
+//! role add | get | delete NAME | list | grant NAME read|write|readwrite|N KEY [END] | revoke NAME KEY [END]
 //! watch STREAM create KEY [END] [start=N] [prev_kv] [progress] [noput] [nodelete] [fragment] [id=N] [wait]
 //! watch STREAM cancel ID [wait] | progress | read N | settle     (the same for one stream)
 //! ```

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kelson_wire::pb::etcdserverpb::alarm_request::AlarmAction;
 use kelson_wire::pb::etcdserverpb::cluster_client::ClusterClient;
 use kelson_wire::pb::etcdserverpb::kv_client::KvClient;
 use kelson_wire::pb::etcdserverpb::lease_client::LeaseClient;
@@ -9,40 +10,45 @@ use kelson_wire::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use kelson_wire::pb::etcdserverpb::watch_client::WatchClient;
 use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
 use kelson_wire::pb::etcdserverpb::{
-    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, MemberListRequest, RangeRequest, RangeResponse, StatusRequest, WatchCancelRequest,
-    WatchRequest,
+    AlarmRequest, CompactionRequest, DefragmentRequest, DowngradeRequest, HashKvRequest, HashRequest,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest, RangeRequest, RangeResponse, SnapshotRequest, StatusRequest, WatchCancelRequest, WatchRequest,
 };
 use kelson_wire::pb::health::HealthCheckRequest;
 use kelson_wire::pb::health::health_client::HealthClient;
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 use super::parse::{self, Words};
 use super::render;
 use super::stream::{self, WatchStream};
+use super::users::{Token, Users, Wire};
 use crate::harness::within;
 
 pub struct Client {
-    kv: KvClient<Channel>,
-    lease: LeaseClient<Channel>,
-    watch: WatchClient<Channel>,
-    cluster: ClusterClient<Channel>,
-    maintenance: MaintenanceClient<Channel>,
-    health: HealthClient<Channel>,
+    kv: KvClient<Wire>,
+    lease: LeaseClient<Wire>,
+    watch: WatchClient<Wire>,
+    cluster: ClusterClient<Wire>,
+    maintenance: MaintenanceClient<Wire>,
+    health: HealthClient<Wire>,
+    users: Users,
     streams: BTreeMap<String, WatchStream>,
 }
 
 impl Client {
     pub async fn connect(url: &str) -> Self {
         let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy();
+        let token = Token::default();
         Self {
-            kv: KvClient::new(channel.clone()),
-            lease: LeaseClient::new(channel.clone()),
-            watch: WatchClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel.clone()),
-            maintenance: MaintenanceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
+            kv: KvClient::with_interceptor(channel.clone(), token.clone()),
+            lease: LeaseClient::with_interceptor(channel.clone(), token.clone()),
+            watch: WatchClient::with_interceptor(channel.clone(), token.clone()),
+            cluster: ClusterClient::with_interceptor(channel.clone(), token.clone()),
+            maintenance: MaintenanceClient::with_interceptor(channel.clone(), token.clone()),
+            health: HealthClient::with_interceptor(channel.clone(), token.clone()),
+            users: Users::new(channel, token),
             streams: BTreeMap::new(),
         }
     }
@@ -55,6 +61,8 @@ impl Client {
             "settle" => return self.settle().await,
             "txn" => self.kv.txn(parse::txn(&words[1..])).await.map(|answer| render::txn(answer.get_ref())),
             "ops" => self.kv.txn(many(words[1].parse().unwrap())).await.map(|answer| render::txn(answer.get_ref())),
+            "as" | "login" | "auth" | "user" | "role" => self.users.say(&words).await,
+            "may" => self.may(words[1]).await,
             _ => self.plain(words[0], Words::new(words[1..].to_vec())).await,
         };
         answer.unwrap_or_else(|status| render::failure(&status))
@@ -120,6 +128,49 @@ impl Client {
             }
             other => panic!("no request {other:?}"),
         })
+    }
+
+    /// Whether auth lets a request pass; what the request then does is not told.
+    async fn may(&mut self, what: &str) -> Result<Vec<String>, Status> {
+        let (maintenance, cluster) = (&mut self.maintenance, &mut self.cluster);
+        let answer = match what {
+            "defragment" => maintenance.defragment(DefragmentRequest {}).await.map(drop),
+            "hash" => maintenance.hash(HashRequest {}).await.map(drop),
+            "hashkv" => maintenance.hash_kv(HashKvRequest { revision: 0 }).await.map(drop),
+            "status" => maintenance.status(StatusRequest {}).await.map(drop),
+            "snapshot" => match maintenance.snapshot(SnapshotRequest {}).await {
+                Ok(parts) => parts.into_inner().message().await.map(drop),
+                Err(status) => Err(status),
+            },
+            "moveleader" => maintenance.move_leader(MoveLeaderRequest { target_id: 1 }).await.map(drop),
+            "downgrade" => maintenance.downgrade(DowngradeRequest::default()).await.map(drop),
+            "alarms" => maintenance.alarm(AlarmRequest::default()).await.map(drop),
+            "disarm" => {
+                let action = AlarmAction::Deactivate.into();
+                maintenance.alarm(AlarmRequest { action, ..Default::default() }).await.map(drop)
+            }
+            "members" => cluster.member_list(MemberListRequest { linearizable: true }).await.map(drop),
+            "memberadd" => {
+                let request = MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".into()], is_learner: true };
+                cluster.member_add(request).await.map(drop)
+            }
+            "memberremove" => cluster.member_remove(MemberRemoveRequest { id: 1 }).await.map(drop),
+            "memberupdate" => {
+                let request = MemberUpdateRequest { id: 1, peer_ur_ls: vec!["http://127.0.0.1:1".into()] };
+                cluster.member_update(request).await.map(drop)
+            }
+            "memberpromote" => cluster.member_promote(MemberPromoteRequest { id: 1 }).await.map(drop),
+            other => panic!("may {other:?}?"),
+        };
+        match answer {
+            Err(status)
+                if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+                    || status.message().contains("user name") =>
+            {
+                Err(status)
+            }
+            _ => Ok(vec!["yes".to_owned()]),
+        }
     }
 
     /// All chunks of a range stream as one answer.

@@ -14,10 +14,10 @@ use kelson_wire::pb::etcdserverpb::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::parse;
 use super::render;
+use super::users::Wire;
 use crate::harness::within;
 
 /// What a watch is given to say what the story expects of it.
@@ -47,7 +47,7 @@ pub struct WatchStream {
 
 impl WatchStream {
     /// A real etcd answers the opening of the stream only together with the first request.
-    pub async fn open(client: &mut WatchClient<Channel>, first: WatchRequest) -> Self {
+    pub async fn open(client: &mut WatchClient<Wire>, first: WatchRequest) -> Self {
         let (requests, receiver) = mpsc::channel(64);
         let mut asked = VecDeque::new();
         if let Some(RequestUnion::CreateRequest(create)) = &first.request_union {
@@ -210,7 +210,7 @@ pub struct Mark {
 }
 
 /// Writes and deletes the first key of each watch, until each has begun that is to begin.
-pub async fn mark(kv: &mut KvClient<Channel>, keys: BTreeMap<Bytes, i64>) -> Vec<Mark> {
+pub async fn mark(kv: &mut KvClient<Wire>, keys: BTreeMap<Bytes, i64>) -> Vec<Mark> {
     let mut marks = Vec::new();
     for (key, start) in keys {
         loop {

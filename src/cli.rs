@@ -32,6 +32,11 @@ pub enum Command {
     Scheduler(Client),
     /// Simulated nodes, against an API server.
     Nodesim(Nodesim),
+    /// Snapshots of a store: save, look at, restore.
+    #[command(subcommand)]
+    Snapshot(crate::snapshot::Snapshot),
+    /// Move from a running etcd into a new data directory for `kelson store`.
+    Migrate(crate::snapshot::Migrate),
     /// Measurements, each against real processes.
     #[command(subcommand)]
     Bench(Bench),

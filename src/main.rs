@@ -10,6 +10,7 @@ mod parts;
 mod process;
 mod progress;
 mod shutdown;
+mod snapshot;
 mod store;
 mod tasks;
 
@@ -68,6 +69,8 @@ fn start(cli: Cli) -> Result<()> {
             Command::Controllers(options) => parts::controllers(options).await,
             Command::Scheduler(options) => parts::scheduler(options).await,
             Command::Nodesim(options) => parts::nodesim(options).await,
+            Command::Snapshot(command) => snapshot::run(command).await,
+            Command::Migrate(options) => snapshot::migrate(options).await,
             Command::Bench(bench) => bench::run(bench).await,
         }
     })

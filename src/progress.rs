@@ -29,6 +29,27 @@ impl Progress {
         Progress { bar, what, printed: (!terminal).then_some(0) }
     }
 
+    /// Bytes up to `total`; shown on a terminal only.
+    pub fn bytes(what: &'static str, total: u64) -> Progress {
+        Progress::drawn(what, Some(total), "{msg} {bar:40.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    }
+
+    /// Counting `what` without knowing how many there are; shown on a terminal only.
+    pub fn counting(what: &'static str) -> Progress {
+        Progress::drawn(what, None, "{msg} {spinner} {pos} {elapsed}")
+    }
+
+    fn drawn(what: &'static str, total: Option<u64>, template: &str) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(total, target);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_message(what);
+        Progress { bar, what, printed: None }
+    }
+
     /// So many are done.
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);

@@ -1,6 +1,7 @@
 //! Tests of the whole, driven from outside: the binary, its sockets, its files, and the shape of the repository.
 
 mod audit;
+mod backup;
 mod cluster;
 mod crash;
 mod dev;

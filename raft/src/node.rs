@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, Member, Status,
+    Config, Data, Error, Member, Status,
     barrier::Barrier,
     defrag::Defrag,
     leases::{Leases, Renewal},
@@ -149,6 +149,14 @@ impl Node {
         status.db_size_in_use = inner.reader.in_use_bytes();
         status.log_size = inner.log.size();
         status
+    }
+
+    /// Where the node keeps its data; `None` when that is memory.
+    pub fn data_dir(&self) -> Option<&std::path::Path> {
+        match &self.inner.config.data {
+            Data::Dir(path) => Some(path),
+            Data::Memory => None,
+        }
     }
 
     /// All members. This one's name and its addresses for clients are those it was opened with, its addresses for

@@ -64,9 +64,14 @@ pub fn found(settings: &Settings) -> Result<Founded, String> {
             members.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
         ));
     }
-    let member_id = member_id(urls, &settings.initial_cluster_token);
-    let cluster_id = first_bytes(&member_id.to_be_bytes());
+    let (member_id, cluster_id) = ids(urls, &settings.initial_cluster_token);
     Ok(Founded { member_id, cluster_id, peer_urls: urls.clone() })
+}
+
+/// Ids of the one member with these peer URLs, and of its cluster.
+pub fn ids(urls: &[Url], token: &str) -> (u64, u64) {
+    let member_id = member_id(urls, token);
+    (member_id, first_bytes(&member_id.to_be_bytes()))
 }
 
 /// SHA-1 of the sorted URLs and the token, the first eight bytes of it.

@@ -1,7 +1,7 @@
 //! `kelson store`: the store with etcd's own command line, environment, configuration file, listeners and logs. Run under
 //! the name `etcd` the program is this and nothing else.
 
-mod cluster;
+pub mod cluster;
 mod commandline;
 mod directory;
 mod duration;
@@ -19,7 +19,7 @@ mod settings;
 mod signals;
 mod sockets;
 mod tls;
-mod url;
+pub mod url;
 mod validate;
 mod value;
 

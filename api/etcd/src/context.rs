@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::auth::Guard;
+use crate::backup::Snapshots;
 use crate::large::Room;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
@@ -27,6 +28,7 @@ pub(crate) const CLUSTER_VERSION: &str = "3.7.0";
 pub(crate) struct Context {
     pub(crate) node: Node,
     pub(crate) reads: Reads,
+    pub(crate) snapshots: Snapshots,
     pub(crate) options: ServerOptions,
     pub(crate) metrics: Metrics,
     pub(crate) guard: Guard,
@@ -47,6 +49,7 @@ impl Context {
     pub(crate) fn new(node: Node, options: ServerOptions, shutdown: CancellationToken) -> Self {
         let status = node.status();
         Self {
+            snapshots: Snapshots::new(options.max_snapshots, options.snapshot_timeout),
             reads: Reads::new(node.clone(), options.max_large_reads),
             quota: Quota::new(options.quota_bytes),
             room: Room::new(options.max_unsent_bytes, options.unsent_patience),

@@ -15,4 +15,10 @@ pub enum Error {
     /// Settings of auth that make no sense, or keys that cannot be used.
     #[error("{0}")]
     Auth(String),
+    /// A snapshot that cannot be read or is damaged; the text names the file and the place.
+    #[error(transparent)]
+    Snapshot(#[from] kelson_bolt::Error),
+    /// The node that was to take something over refused.
+    #[error(transparent)]
+    Node(#[from] kelson_raft::Error),
 }

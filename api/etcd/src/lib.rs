@@ -6,6 +6,7 @@
 mod asker;
 mod auth;
 mod background;
+pub mod backup;
 mod batch;
 mod call;
 mod context;

@@ -1,11 +1,9 @@
 //! etcd's Maintenance service: the member's state, alarms, hashes, and the care of its disk.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use futures_util::Stream;
 use kelson_engine::command::{Command, Outcome};
 use kelson_engine::{Alarm, AlarmAction as Action, AlarmKind, Reader};
 use kelson_raft::Error;
@@ -15,11 +13,12 @@ use kelson_wire::pb::etcdserverpb::maintenance_server::Maintenance;
 use kelson_wire::pb::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
     DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    MoveLeaderResponse, SnapshotRequest, StatusRequest, StatusResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::auth::Caller;
+use crate::backup;
 use crate::context::{CLUSTER_VERSION, Context, ETCD_VERSION};
 use crate::kv::mismatch;
 use crate::refusal;
@@ -239,11 +238,11 @@ impl Maintenance for MaintenanceService {
         self.do_hash_kv(request.into_inner()).await.map(Response::new)
     }
 
-    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+    type SnapshotStream = backup::Stream;
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.context.admin(&Caller::of(&request)).await?;
-        Err(refusal::absent("the snapshot"))
+        self.context.snapshots.begin(&self.context.node, &self.context.shutdown).map(Response::new)
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

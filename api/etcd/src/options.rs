@@ -54,6 +54,12 @@ pub struct ServerOptions {
     pub gateway: bool,
     /// Answer `/debug/pprof` (etcd's `enable-pprof`) by saying that there are no Go profiles.
     pub pprof: bool,
+    /// Snapshots that are sent at a time; one more is refused with `etcdserver: too many requests`. Each takes the space of
+    /// the whole state on the data directory's disk until it is sent.
+    pub max_snapshots: usize,
+    /// Longest that the writing of a snapshot may hold on to the state; beyond it the snapshot fails. Sending what is
+    /// written does not count.
+    pub snapshot_timeout: Duration,
     /// What a stop waits for requests under way before it cuts them off.
     pub shutdown_grace: Duration,
     /// A connection that says nothing for so long is asked whether it lives (`None`: never) ...
@@ -86,6 +92,8 @@ impl Default for ServerOptions {
             slow_request: Duration::from_millis(300),
             gateway: true,
             pprof: false,
+            max_snapshots: 2,
+            snapshot_timeout: Duration::from_secs(1800),
             shutdown_grace: Duration::from_secs(5),
             keep_alive: Some(Duration::from_secs(30)),
             min_lease_ttl: MIN_TTL,

@@ -2,6 +2,7 @@
 
 mod changes;
 mod endpoint;
+mod transfer;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::store::{Changes, Got, ListOptions, Listed, Object, Store, StoreError,
 
 use endpoint::Endpoints;
 pub use endpoint::{ClientTls, RemoteOptions};
+pub use transfer::{LeaseLeft, Page, SnapshotStream, Transfer, TransferError};
 
 /// Keys in the first page of a list; later pages are sized by what the first ones weighed.
 const FIRST_PAGE: i64 = 500;

@@ -80,7 +80,7 @@ impl Endpoints {
     }
 }
 
-fn channel(url: &str, options: &RemoteOptions) -> Result<Channel, StoreError> {
+pub(super) fn channel(url: &str, options: &RemoteOptions) -> Result<Channel, StoreError> {
     let refused = |why: &dyn std::fmt::Display| StoreError::Rejected(format!("etcd endpoint {url:?}: {why}"));
     let secure = match url.split_once("://") {
         Some(("http", _)) => false,
@@ -113,8 +113,12 @@ fn channel(url: &str, options: &RemoteOptions) -> Result<Channel, StoreError> {
 }
 
 /// An error with its causes: tonic's own text alone says only "transport error".
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = match error.downcast_ref::<Status>() {
+        // Its own text has the code in front, which says nothing more to people.
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
     let mut cause = error.source();
     while let Some(inner) = cause {
         text = format!("{text}: {inner}");

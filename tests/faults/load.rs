@@ -417,7 +417,8 @@ pub async fn leases(oracle: &Oracle, random: &mut StdRng, channel: Channel) -> L
 /// Compacts, now and then, what no watcher needs any more.
 pub async fn compactor(oracle: &Oracle, random: &mut StdRng, channel: Channel) -> Lost {
     let mut client = KvClient::new(channel);
-    let mut compacted = 0;
+    // The revision before the compacted one is read below, and 0 would be the newest.
+    let mut compacted = 1;
     while !oracle.life().over {
         poll::pause(Duration::from_millis(random.random_range(5..80))).await;
         let slowest = *oracle.watched.lock().expect("a client has panicked").iter().min().expect("two watchers");

@@ -15,6 +15,7 @@ export KELSON_TEST_KUBECTL = $(wildcard $(KUBECTL))
 export KELSON_TEST_ETCD = $(wildcard $(PEERS)/etcd)
 export KELSON_TEST_ETCDCTL = $(wildcard $(PEERS)/etcdctl)
 export KELSON_TEST_ETCDUTL = $(wildcard $(PEERS)/etcdutl)
+export KELSON_TEST_PEERS = $(wildcard $(PEERS))
 
 .PHONY: run build test lint setup peers
 

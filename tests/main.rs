@@ -2,15 +2,18 @@
 
 mod audit;
 mod backup;
+mod clients;
 mod cluster;
 mod crash;
 mod dev;
 mod edges;
 mod etcd;
+mod etcdctl;
 mod faults;
 mod input;
 mod kubectl;
 mod poll;
 mod program;
 mod rules;
+mod server;
 mod store;

@@ -1,7 +1,7 @@
 //! Child processes that end with the test, and what they print.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,7 +15,9 @@ pub struct Program {
     child: Child,
     name: String,
     output: Arc<Mutex<String>>,
-    collector: JoinHandle<()>,
+    /// Those that read what it prints; they end with it.
+    collectors: Vec<JoinHandle<()>>,
+    errors: Option<Arc<Mutex<String>>>,
 }
 
 impl Program {
@@ -29,8 +31,34 @@ impl Program {
         // The command would hold the pipe open after the program's end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let output = Arc::new(Mutex::new(String::new()));
-        let collector = collect(reader, output.clone());
-        Program { child, name: name.into(), output, collector }
+        let collectors = vec![collect(reader, output.clone())];
+        Program { child, name: name.into(), output, collectors, errors: None }
+    }
+
+    /// Starts `command` with standard input to write to, and with standard error kept apart.
+    pub fn start_with_input(name: &str, command: &mut Command) -> (Program, ChildStdin) {
+        let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = streams.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (output, errors) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
+        let collectors = vec![
+            collect(child.stdout.take().expect("piped"), output.clone()),
+            collect(child.stderr.take().expect("piped"), errors.clone()),
+        ];
+        let input = child.stdin.take().expect("piped");
+        (Program { child, name: name.into(), output, collectors, errors: Some(errors) }, input)
+    }
+
+    /// What it printed to standard error, where that is kept apart.
+    pub fn errors(&self) -> String {
+        self.errors.as_ref().map_or(String::new(), |errors| errors.lock().expect("errors").clone())
+    }
+
+    /// How it ended, if it has and all its output is collected.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("wait");
+        // The collectors hold the output until they have read its end.
+        let mut collected = [Some(&self.output), self.errors.as_ref()].into_iter().flatten();
+        status.filter(|_| collected.all(|output| Arc::strong_count(output) == 1))
     }
 
     /// Waits for a line that contains `text`.
@@ -87,7 +115,8 @@ impl Program {
     /// Waits for it to end by itself, and for the last that it printed.
     pub fn ended(&mut self, seconds: u64) -> ExitStatus {
         poll::until(&format!("{} ends", self.name), seconds, || {
-            let status = self.child.try_wait().expect("wait").filter(|_| self.collector.is_finished());
+            let status =
+                self.child.try_wait().expect("wait").filter(|_| self.collectors.iter().all(JoinHandle::is_finished));
             status.ok_or_else(|| self.output.lock().expect("output").clone())
         })
     }
@@ -99,7 +128,8 @@ impl Drop for Program {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let output = self.output();
-            let lines: Vec<_> = output.lines().collect();
+            let errors = self.errors();
+            let lines: Vec<_> = output.lines().chain(errors.lines()).collect();
             eprintln!("--- {} printed last:\n{}", self.name, lines[lines.len().saturating_sub(LAST)..].join("\n"));
         }
     }

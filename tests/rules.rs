@@ -34,7 +34,7 @@ const TOP: &[&str] = &[
 
 /// Endings of the files that a repository of sources has.
 const ENDINGS: &[&str] =
-    &["rs", "toml", "md", "proto", "txt", "yaml", "json", "lock", "go", "mod", "sum", "sh", "svg", "png", "py"];
+    &["rs", "toml", "md", "proto", "txt", "yaml", "json", "lock", "go", "mod", "sum", "sh", "svg", "png", "py", "js"];
 
 /// Marks of unfinished work. Spelled in halves, so that this file does not match itself.
 const UNFINISHED: &[&[&str]] = &[

@@ -1,6 +1,8 @@
 //! A session of etcd-client, with the server's Lock and Election services. Prints what it sees; revisions are those of a
 //! store that was empty before.
 
+mod poll;
+
 use std::time::Duration;
 
 use etcd_client::*;
@@ -117,7 +119,7 @@ async fn leases(client: &mut Client) -> Outcome {
         keeper.keep_alive().await?;
         let ttl = answers.message().await?.ok_or("the stream goes on")?.ttl();
         assert_eq!(ttl, 2);
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        poll::renewal().await;
     }
     let options = LeaseTimeToLiveOptions::new().with_keys();
     let left = client.lease_time_to_live(lease.id(), Some(options)).await?;
@@ -214,7 +216,7 @@ async fn restarts(client: &mut Client) -> Outcome {
     // This library leaves it to its user to go on after the last revision.
     println!("cut off {}", !matches!(watch.message().await, Ok(Some(_))));
     while client.put("w/1", "after", None).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        poll::step().await;
     }
     let options = WatchOptions::new().with_prefix().with_prev_key().with_start_revision(last + 1);
     let mut watch = client.watch("w/", Some(options)).await?;

@@ -79,6 +79,10 @@ impl Client {
             connection.abort();
             let status: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             status["leader"].as_str()?;
+            // It also serves before it knows the cluster's version.
+            if ask(address, "GET /version").await.contains("not_decided") {
+                return None;
+            }
             status["header"]["member_id"].as_str().map(str::to_owned)
         })
         .await;

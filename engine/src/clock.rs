@@ -12,6 +12,10 @@ use crate::LeaseTime;
 /// the same time.
 const AGAIN_MS: u64 = 3_000;
 
+/// Entries of a queue that one call looks at. Many may have become meaningless at the same moment, and whoever applies
+/// commands waits for the caller; the rest is looked at by the next call.
+const VISITS: usize = 8192;
+
 struct Deadline {
     ttl: i64,
     at_ms: u64,
@@ -151,7 +155,10 @@ impl LeaseClock {
     /// seconds later if it has not been removed by then.
     pub fn expired(&mut self, now_ms: u64, limit: usize) -> Vec<i64> {
         let mut expired = Vec::new();
-        while expired.len() < limit {
+        for _ in 0..VISITS {
+            if expired.len() == limit {
+                break;
+            }
             let Some((id, ticket)) = pop(&mut self.queue, now_ms) else { break };
             let Some(lease) = self.leases.get(&id).filter(|lease| lease.ticket == ticket) else { continue };
             if lease.at_ms > now_ms {
@@ -169,7 +176,10 @@ impl LeaseClock {
     /// they were taken; otherwise they are offered again some seconds later.
     pub fn checkpoint(&mut self, now_ms: u64, limit: usize, take: impl FnOnce(Vec<(i64, i64)>) -> bool) {
         let (mut offer, mut before) = (Vec::new(), Vec::new());
-        while offer.len() < limit {
+        for _ in 0..VISITS {
+            if offer.len() == limit {
+                break;
+            }
             let Some((id, ticket)) = pop(&mut self.checkpoints, now_ms) else { break };
             let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.ticket == ticket) else { continue };
             lease.scheduled = false;
@@ -357,6 +367,24 @@ mod tests {
         assert!(clock.renew(1, 31_001).is_some_and(|renewal| renewal.noted));
         clock.noted(1, 0);
         assert!(clock.renew(1, 31_002).is_some_and(|renewal| !renewal.noted));
+    }
+
+    #[test]
+    fn one_call_looks_at_a_bounded_number_and_the_next_goes_on() {
+        let mut clock = LeaseClock::new(300_000);
+        let count = VISITS as i64 + 10;
+        (1..=count).for_each(|id| clock.insert(id, 1000, 0));
+        (2..=count).for_each(|id| _ = clock.renew(id, 999_999));
+        let before = (clock.queue.len(), clock.checkpoints.len());
+        assert_eq!((clock.expired(1_000_000, 10), clock.queue.len()), (vec![1], before.0));
+        assert_eq!(clock.queue.iter().filter(|entry| entry.0.0 > 1_000_000).count(), VISITS);
+        assert_eq!(clock.expired(1_000_000, 10), []);
+        assert_eq!(clock.queue.iter().filter(|entry| entry.0.0 > 1_000_000).count(), before.0);
+        // All have run out: none needs a checkpoint any more.
+        assert_eq!(taken(&mut clock, 9_000_000), []);
+        assert_eq!(clock.checkpoints.len(), before.1 - VISITS);
+        assert_eq!(taken(&mut clock, 9_000_000), []);
+        assert_eq!(clock.checkpoints.len(), 0);
     }
 
     #[test]

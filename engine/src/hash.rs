@@ -1,6 +1,5 @@
 //! Hashes of what the store holds, to compare members, replays and restored copies.
 
-mod crc;
 mod kv;
 
 pub use kv::HashKv;

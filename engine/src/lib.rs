@@ -16,6 +16,7 @@ mod clock;
 mod codec;
 pub mod command;
 mod compaction;
+mod crc;
 mod engine;
 mod error;
 mod event;

@@ -10,26 +10,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::crc::step;
+
 const BLOCK: u64 = 32 << 10;
 const HEADER: usize = 7;
 /// Records of a reused file carry the file's number behind the type, covered by the checksum.
 const RECYCLED: std::ops::RangeInclusive<u8> = 5..=8;
-
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
 
 /// Looks at the end of every write-ahead log and manifest in the directory of a RocksDB that is not open.
 ///
@@ -89,10 +75,6 @@ fn damaged_tail(block: &[u8]) -> Option<usize> {
         });
         return (whole || !crc == stored).then_some(at);
     }
-}
-
-fn step(crc: u32, byte: u8) -> u32 {
-    TABLE[((crc ^ u32::from(byte)) & 0xff) as usize] ^ crc >> 8
 }
 
 /// Stored checksums are masked, so that the checksum of data that holds checksums stays a good one.

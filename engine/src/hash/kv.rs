@@ -1,7 +1,8 @@
 //! etcd's `HashKV`: CRC-32C over the name of its bucket of keys and over that bucket's entries, as they would lie in an etcd's
 //! file (`server/storage/mvcc/hash.go` of etcd).
 
-use super::{crc::Crc, records};
+use super::records;
+use crate::crc::Crc;
 use crate::record::Record;
 use crate::snapshot::{Shared, Snapshot};
 use crate::tree::Span;

@@ -82,24 +82,24 @@ fn holds(library: &Library) {
 
 #[test]
 fn go_clientv3_and_its_concurrency_helpers() {
-    let parts = &["basics", "transactions", "sizes", "leases", "locks", "restarts"];
+    let parts = &["basics", "transactions", "sizes", "leases", "locks", "auth", "restarts"];
     holds(&Library { name: "go", program: "session-go", script: None, parts });
 }
 
 #[test]
 fn rust_etcd_client() {
-    let parts = &["basics", "transactions", "sizes", "leases", "locks", "restarts"];
+    let parts = &["basics", "transactions", "sizes", "leases", "locks", "auth", "restarts"];
     holds(&Library { name: "rust", program: "session-rust", script: None, parts });
 }
 
 #[test]
 fn python_etcd3() {
-    let parts = &["basics", "transactions", "sizes", "leases", "locks", "restarts"];
+    let parts = &["basics", "transactions", "sizes", "leases", "locks", "auth", "restarts"];
     holds(&Library { name: "python", program: "python/bin/python", script: Some("python/session.py"), parts });
 }
 
 #[test]
 fn node_etcd3() {
-    let parts = &["basics", "transactions", "sizes", "leases", "locks", "restarts"];
+    let parts = &["basics", "transactions", "sizes", "leases", "locks", "auth", "restarts"];
     holds(&Library { name: "node", program: "node", script: Some("node/session.js"), parts });
 }

@@ -79,7 +79,7 @@ impl Server {
         command.args(["--initial-cluster", &format!("default={peer}"), "--advertise-client-urls", &client]);
         command.arg("--data-dir").arg(self.path("data")).args(["--listen-client-urls", &client]);
         let mut program = Program::start(self.kind.name(), &mut command);
-        program.wait_for("ready", START);
+        program.wait_for("ready to serve client requests", START);
         self.program = Some(program);
     }
 }

@@ -448,8 +448,7 @@ mod tests {
 
     #[test]
     fn leftovers_are_bounded() {
-        let mut clock = LeaseClock::default();
-        clock.every = 1000;
+        let mut clock = LeaseClock { every: 1000, ..LeaseClock::default() };
         for id in 0..10_000 {
             clock.insert(id, 3600, 0);
             clock.remove(id);

@@ -90,7 +90,10 @@ async fn each(node: &Node, what: &str, count: i64, command: impl Fn(i64) -> Comm
     let proposals = stream::iter(1..=count).map(|id| node.propose(command(id)));
     proposals
         .buffer_unordered(CLIENTS)
-        .for_each(|outcome| std::future::ready(drop(outcome.expect("an outcome"))))
+        .for_each(|outcome| {
+            outcome.expect("an outcome");
+            std::future::ready(())
+        })
         .await;
     let took = start.elapsed().as_secs_f64();
     println!("{count} {what} in {took:.1} s, {:.0}/s, {} MiB", count as f64 / took, rss_mib());

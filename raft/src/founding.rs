@@ -106,7 +106,9 @@ impl Drop for Founding {
         if let Some(Parts { disk, backend, dir }) = self.parts.take() {
             // Both keep files open.
             drop((disk, backend));
-            dir.map(DataDir::discard);
+            if let Some(dir) = dir {
+                dir.discard();
+            }
         }
     }
 }

@@ -263,7 +263,7 @@ mod tests {
         complains("reads otherwise later", |run| run.history.get_mut(&3).expect("it")[0].value = Some(7));
         complains("reads otherwise later", |run| drop(run.history.remove(&6)));
         complains("was never watched", |run| drop(run.record.remove(&6)));
-        complains("is not what was written", |run| drop(run.held.remove("pair/left")));
+        complains("is not what was written", |run| _ = run.held.remove("pair/left"));
         complains("is not what was written", |run| run.held.get_mut("register/0").expect("it").modified = 2);
         complains("should be version", |run| run.record.get_mut(&3).expect("it").1 = vec![register(Some(2), 3)]);
         complains("which is not there", |run| run.record.get_mut(&2).expect("it").1 = vec![register(None, 0)]);

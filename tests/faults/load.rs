@@ -343,7 +343,7 @@ pub async fn pairs(oracle: &Oracle, random: &mut StdRng, channel: Channel) -> Lo
         let revision = match &answer {
             Ok(answer) => {
                 assert!(answer.succeeded, "nobody else writes the pair");
-                oracle.answered(start, answer.header.clone(), wrote).1
+                oracle.answered(start, answer.header, wrote).1
             }
             Err(Lost) => 0,
         };
@@ -380,7 +380,7 @@ pub async fn leases(oracle: &Oracle, random: &mut StdRng, channel: Channel) -> L
             }
             answer => ask(async { answer }).await,
         };
-        let revision = answer.as_ref().map_or(0, |answer| oracle.answered(sent, answer.header.clone(), true).1);
+        let revision = answer.as_ref().map_or(0, |answer| oracle.answered(sent, answer.header, true).1);
         oracle.told().unknown += usize::from(answer.is_err());
         oracle.told().sent.push(Sent { key, value: Some(value), revision });
         if answer.is_err() {

@@ -95,10 +95,11 @@ fn logged(command: Command) {
 
 fn txn(data: &Bytes) {
     let Some(request) = again::<pb::TxnRequest>(data) else { return };
-    if validate::txn(&request, MAX_OPS).is_ok() && validate::size(&request, MAX_BYTES).is_ok() {
-        if let Ok(txn) = convert::txn(request) {
-            logged(Command::Txn(txn));
-        }
+    if validate::txn(&request, MAX_OPS).is_ok()
+        && validate::size(&request, MAX_BYTES).is_ok()
+        && let Ok(txn) = convert::txn(request)
+    {
+        logged(Command::Txn(txn));
     }
 }
 

@@ -145,7 +145,10 @@ impl Model {
             &Command::Alarm { action, member, alarm } => {
                 let alarm = Alarm { kind: alarm, member };
                 let known = match action {
-                    AlarmAction::Activate => self.alarms.insert(alarm) || true,
+                    AlarmAction::Activate => {
+                        self.alarms.insert(alarm);
+                        true
+                    }
                     AlarmAction::Deactivate => self.alarms.remove(&alarm),
                 };
                 Outcome::Alarm { revision: 0, alarms: known.then_some(alarm).into_iter().collect() }

@@ -153,7 +153,7 @@ async fn outcome(dir: &Path, acknowledged: &Acknowledged) -> Outcome {
         }
         let wrote = node.propose(super::put("later", "value")).await;
         let ended = node.shutdown().await;
-        for error in [wrote.err(), ended.err()].into_iter().flatten() {
+        if let Some(error) = wrote.err().or(ended.err()) {
             named(&error.to_string());
             return Outcome::FoundWhenRead;
         }

@@ -194,11 +194,12 @@ async fn lose_power(plan: Plan) {
         let _ = node.shutdown().await;
         // What had no answer is in effect when the next life begins, or never.
         let end = shared.tick();
-        let mut told = shared.told.lock();
-        for (at, start, action) in std::mem::take(&mut told.cut) {
-            told.calls[at].push(Call { start, end, action });
+        {
+            let mut told = shared.told.lock();
+            for (at, start, action) in std::mem::take(&mut told.cut) {
+                told.calls[at].push(Call { start, end, action });
+            }
         }
-        drop(told);
         // A write that is there in part may be noticed, by name, instead of being left out; nothing else may.
         let noticed = open(settings.clone(), &Arc::new(torn.crashed(0)), &Arc::new(state.crashed(0))).await;
         match noticed {

@@ -129,7 +129,8 @@ async fn a_defragmentation_shrinks_state_and_log_while_writes_go_on() {
         written += 1;
     }
     let (one, other) = both.await.unwrap();
-    (one.unwrap(), other.unwrap());
+    one.unwrap();
+    other.unwrap();
     node.compaction_done().await.unwrap();
     let after = node.status();
     assert!(after.db_size < before.db_size / 2, "state: {} of {}", after.db_size, before.db_size);

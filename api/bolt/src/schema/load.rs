@@ -57,7 +57,10 @@ impl<E> From<&'static str> for Visited<E> {
 /// [`Error::Record`] for what is not as etcd writes it; [`Error::Damaged`], [`Error::Io`].
 pub fn parts(db: &Db) -> Result<Parts, Error> {
     let mut found = Parts::default();
-    each::<Error>(db, bucket::ALARM, |key, _| Ok(found.alarms.push(Alarm::decode(key)?)))?;
+    each::<Error>(db, bucket::ALARM, |key, _| {
+        found.alarms.push(Alarm::decode(key)?);
+        Ok(())
+    })?;
     each::<Error>(db, bucket::AUTH, |key, value| {
         match key {
             AUTH_ENABLED => found.auth_enabled = value == [1],
@@ -66,8 +69,14 @@ pub fn parts(db: &Db) -> Result<Parts, Error> {
         }
         Ok(())
     })?;
-    each::<Error>(db, bucket::AUTH_USERS, |_, value| Ok(found.users.push(User::decode(value)?)))?;
-    each::<Error>(db, bucket::AUTH_ROLES, |_, value| Ok(found.roles.push(Role::decode(value)?)))?;
+    each::<Error>(db, bucket::AUTH_USERS, |_, value| {
+        found.users.push(User::decode(value)?);
+        Ok(())
+    })?;
+    each::<Error>(db, bucket::AUTH_ROLES, |_, value| {
+        found.roles.push(Role::decode(value)?);
+        Ok(())
+    })?;
     each::<Error>(db, bucket::CLUSTER, |key, value| {
         if key == CLUSTER_VERSION {
             found.cluster_version = text(value)?;

@@ -66,7 +66,11 @@ fn everything_comes_back() {
     let wanted: Vec<_> = writes.iter().map(|(at, kv)| (*at, kv.key.to_vec(), kv.value.to_vec(), kv.lease)).collect();
     assert_eq!(found, wanted);
     let mut found = Vec::new();
-    schema::leases::<Error>(&db, |lease| Ok(found.push(lease))).unwrap();
+    schema::leases::<Error>(&db, |lease| {
+        found.push(lease);
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(found, leases);
     let status = db.status(|_| ()).unwrap();
     assert_eq!((status.revision, status.total_keys, status.total_size), (3, 1, size));

@@ -273,7 +273,8 @@ mod tests {
     fn keys_must_fit_the_method_and_each_other() {
         let (ec, ec_public) = pair("ES256");
         let (_, other) = pair("ES256");
-        let cases: [(&str, Option<&[u8]>, Option<&[u8]>, &str); 8] = [
+        type Pem<'a> = Option<&'a [u8]>;
+        let cases: [(&str, Pem<'_>, Pem<'_>, &str); 8] = [
             ("ES256", None, None, "missing key data"),
             ("ES256", Some(b""), Some(b""), "missing key data"),
             ("ES256", Some(&other), Some(&ec), "public and private keys don't match"),

@@ -56,7 +56,7 @@ pub fn restore(db: &Db, founding: Founding, bump: u64, mut progress: impl FnMut(
         importer.write(&write(at, &kv)?).map_err(RaftError::from)?;
         restored.writes += 1;
         bytes += (kv.key.len() + kv.value.len()) as u64;
-        if restored.writes % 1024 == 0 {
+        if restored.writes.is_multiple_of(1024) {
             progress(bytes);
         }
         Ok(())

@@ -60,7 +60,7 @@ async fn ask(address: &str, line: &str) -> String {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     connection.abort();
-    let body = mask::masked(&String::from_utf8(body.to_vec()).unwrap());
+    let body = mask::masked(std::str::from_utf8(&body).unwrap());
     format!("{status} {body}").trim_end().to_owned()
 }
 

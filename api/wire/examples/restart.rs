@@ -25,8 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(5);
 
 struct Figures {
-    name: &'static str,
-    fill: Duration,
     filled_mib: f64,
     served: Duration,
     restarted_mib: f64,
@@ -41,13 +39,9 @@ async fn main() -> Result<()> {
     let keys: usize = args.next().map_or(Ok(1_000_000), |arg| arg.parse())?;
     let bytes: usize = args.next().map_or(Ok(256), |arg| arg.parse())?;
     println!("{keys} keys, values of {bytes} bytes");
+    println!("          fill s   RSS MiB   restart: first read s   RSS MiB");
     let theirs = measure("etcd", Path::new(&etcd), &[], keys, bytes).await?;
     let ours = measure("kelson", Path::new(&kelson), &["store"], keys, bytes).await?;
-    println!("          fill s   RSS MiB   restart: first read s   RSS MiB");
-    for Figures { name, fill, filled_mib, served, restarted_mib } in [&theirs, &ours] {
-        let (fill, served) = (fill.as_secs_f64(), served.as_secs_f64());
-        println!("{name:<8} {fill:>7.1} {filled_mib:>9.0} {served:>23.2} {restarted_mib:>9.0}");
-    }
     println!(
         "kelson / etcd: RSS filled {:.2}, RSS restarted {:.2}, first read {:.2}",
         ours.filled_mib / theirs.filled_mib,
@@ -69,21 +63,22 @@ async fn measure(name: &'static str, binary: &Path, first: &[&str], keys: usize,
         command.arg("--initial-cluster").arg(format!("bench={peer}"));
         Ok(Server(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
     };
-    let server = start()?;
-    served(&client, None).await?;
+    let mut server = start()?;
+    served(&mut server, &client, None).await?;
     let begin = Instant::now();
     fill(&client, keys, bytes).await?;
-    let fill = begin.elapsed();
+    let fill = begin.elapsed().as_secs_f64();
     let filled_mib = server.rss_mib()?;
     server.end()?;
 
     let begin = Instant::now();
-    let server = start()?;
-    served(&client, Some(key(keys - 1))).await?;
+    let mut server = start()?;
+    served(&mut server, &client, Some(key(keys - 1))).await?;
     let served = begin.elapsed();
     let restarted_mib = server.rss_mib()?;
     server.end()?;
-    Ok(Figures { name, fill, filled_mib, served, restarted_mib })
+    println!("{name:<8} {fill:>7.1} {filled_mib:>9.0} {:>23.2} {restarted_mib:>9.0}", served.as_secs_f64());
+    Ok(Figures { filled_mib, served, restarted_mib })
 }
 
 fn key(number: usize) -> String {
@@ -115,7 +110,7 @@ fn scatter(number: u64) -> [u8; 8] {
 }
 
 /// Returns when a linearizable read is answered; a wanted key must be there.
-async fn served(url: &str, wanted: Option<String>) -> Result<()> {
+async fn served(server: &mut Server, url: &str, wanted: Option<String>) -> Result<()> {
     let begin = Instant::now();
     let request = RangeRequest { key: wanted.clone().unwrap_or("x".into()).into(), ..RangeRequest::default() };
     while begin.elapsed() < PATIENCE {
@@ -126,6 +121,9 @@ async fn served(url: &str, wanted: Option<String>) -> Result<()> {
                 true => Err("a key is gone after the restart".into()),
                 false => Ok(()),
             };
+        }
+        if let Some(status) = server.0.try_wait()? {
+            return Err(format!("it ended with {status} instead of serving").into());
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -16,7 +16,6 @@ mod clock;
 mod codec;
 pub mod command;
 mod compaction;
-mod crc;
 mod engine;
 mod error;
 mod event;

@@ -93,7 +93,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Member, "enable-grpc-gateway", Bool, "true", Same, "Serves the JSON gateway under /v3/."),
     flag(Member, "raft-read-timeout", Duration, "5s", Nothing, "Bound on a read from another member."),
     flag(Member, "raft-write-timeout", Duration, "5s", Nothing, "Bound on a write to another member."),
-    flag(Member, "feature-gates", Features, "", Same, "Features by name, as NAME=true or NAME=false, separated by commas."),
+    flag(Member, "feature-gates", Features, "", Same, "Features by name, as NAME=true or NAME=false, separated by commas. Names are checked; none changes anything here."),
 
     flag(Clustering, "initial-advertise-peer-urls", Urls, "http://localhost:2380", Same, "URLs by which other members reach this one."),
     flag(Clustering, "initial-cluster", Text, "default=http://localhost:2380", Same, "All members of a new cluster, as NAME=URL separated by commas; this member alone."),

@@ -9,7 +9,6 @@
 //! small, the leaf page itself ("inline").
 
 mod check;
-mod crc32c;
 mod cursor;
 mod db;
 mod error;
@@ -22,7 +21,6 @@ mod tests;
 mod writer;
 
 pub use check::Marks;
-pub use crc32c::Crc32c;
 pub use cursor::{Cursor, Item};
 pub use db::{Bucket, Db};
 pub use error::Error;

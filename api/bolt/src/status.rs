@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::schema::{self, At, KeyValue, bucket};
-use crate::{Crc32c, Db, Error, Marks};
+use crate::{Db, Error, Marks};
 
 /// What a snapshot holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Db {
     /// [`Error::Damaged`], [`Error::Record`], [`Error::Io`].
     pub fn status(&self, mut progress: impl FnMut(u64)) -> Result<Status, Error> {
         let marks = Marks::new(self);
-        let mut hash = Crc32c::default();
+        let mut hash = 0;
         let mut status = Status { total_size: self.size(), ..Status::default() };
         let mut keys: HashSet<Box<[u8]>> = HashSet::new();
         let (mut read, mut told) = (0_u64, 0_u64);
@@ -37,15 +37,15 @@ impl Db {
         while let Some(item) = buckets.next()? {
             let name = item.key.escape_ascii().to_string();
             let nested = item.bucket()?.ok_or_else(|| schema::wrong(self, "", item.key, "it lies in no bucket"))?;
-            hash.update(item.key);
+            hash = crc32c::crc32c_append(hash, item.key);
             let is_key = item.key == bucket::KEY.as_bytes();
             let mut records = self.cursor_marking(&nested, &marks);
             while let Some(record) = records.next()? {
                 if record.is_bucket {
                     return Err(schema::wrong(self, &name, record.key, "there is a bucket in its place"));
                 }
-                hash.update(record.key);
-                hash.update(record.value);
+                hash = crc32c::crc32c_append(hash, record.key);
+                hash = crc32c::crc32c_append(hash, record.value);
                 if is_key {
                     let wrong = |reason| schema::wrong(self, &name, record.key, reason);
                     let at = At::decode(record.key).map_err(wrong)?;
@@ -65,7 +65,7 @@ impl Db {
             }
         }
         marks.finish(self)?;
-        status.hash = hash.value();
+        status.hash = hash;
         status.total_keys = keys.len() as u64;
         status.version = schema::parts(self)?.storage_version;
         Ok(status)

@@ -204,14 +204,14 @@ impl Metrics {
     /// Counts a call of the method at this place of [`METHODS`]; it ends with the last clone of what is returned.
     pub(crate) fn call(&self, place: usize) -> Arc<Call> {
         // Locks and elections wait for others, and streams for what is to come.
-        let (service, method, kind) = METHODS[place];
+        let (service, _, kind) = METHODS[place];
         let timed = !self.slow.is_zero() && kind == "unary" && service.starts_with("etcdserverpb.");
         let call = Call {
             counters: self.counters.clone(),
             place,
             code: AtomicU8::new(Code::Cancelled as u8),
-            limit: timed.then(|| (Instant::now(), self.slow)),
-            began: (method == "Snapshot").then(Instant::now),
+            began: Instant::now(),
+            limit: timed.then_some(self.slow),
         };
         call.calls().started.fetch_add(1, Relaxed);
         Arc::new(call)
@@ -223,10 +223,9 @@ pub(crate) struct Call {
     counters: Arc<Counters>,
     place: usize,
     code: AtomicU8,
-    /// When it began, and how long it may last without a warning.
-    limit: Option<(Instant, Duration)>,
-    /// Of a snapshot: how long those take is told.
-    began: Option<Instant>,
+    began: Instant,
+    /// How long it may last without a warning.
+    limit: Option<Duration>,
 }
 
 impl Call {
@@ -258,7 +257,8 @@ impl Call {
 impl Call {
     /// Warns of a call that has lasted too long, in etcd's words.
     fn tell_slow(&self) {
-        let Some((took, limit)) = self.limit.map(|(began, limit)| (began.elapsed(), limit)) else { return };
+        let Some(limit) = self.limit else { return };
+        let took = self.began.elapsed();
         if took > limit && self.counters.slow.admits() {
             let (service, method, _) = METHODS[self.place];
             tracing::warn!(
@@ -301,8 +301,8 @@ impl Drop for Call {
         self.tell_slow();
         let code = self.code.load(Relaxed);
         self.calls().handled[usize::from(code)].fetch_add(1, Relaxed);
-        if let Some(began) = self.began.filter(|_| code == Code::Ok as u8) {
-            self.counters.snapshot_seconds.took(began.elapsed());
+        if METHODS[self.place].1 == "Snapshot" && code == Code::Ok as u8 {
+            self.counters.snapshot_seconds.took(self.began.elapsed());
         }
     }
 }

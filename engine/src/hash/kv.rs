@@ -2,7 +2,6 @@
 //! file (`server/storage/mvcc/hash.go` of etcd).
 
 use super::records;
-use crate::crc::Crc;
 use crate::record::Record;
 use crate::snapshot::{Shared, Snapshot};
 use crate::tree::Span;
@@ -48,18 +47,17 @@ pub(super) fn hash(shared: &Shared, snapshot: &Snapshot, revision: i64) -> Resul
             false => entry.visible(upto) == Some(at),
         }
     };
-    let mut crc = Crc::new();
-    crc.add(BUCKET);
+    let mut crc = crc32c::crc32c(BUCKET);
     let mut entry = Vec::new();
     records(shared, snapshot, upto, &mut |at, record, _| {
         if counts(at, &record) {
             entry.clear();
             put_key(&mut entry, at, record.is_tombstone());
             put_value(&mut entry, at, &record);
-            crc.add(&entry);
+            crc = crc32c::crc32c_append(crc, &entry);
         }
     })?;
-    Ok(HashKv { hash: crc.end(), hash_revision: upto, compact_revision: compacted, revision: newest })
+    Ok(HashKv { hash: crc, hash_revision: upto, compact_revision: compacted, revision: newest })
 }
 
 /// Main revision, separator, sub revision, and a mark behind those of deletions.

@@ -14,8 +14,3 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     };
     tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
-
-/// Time enough for everything that could answer too early. A slow machine only makes the test weaker.
-pub async fn chance_to_go_wrong() {
-    tokio::time::sleep(Duration::from_millis(50)).await;
-}

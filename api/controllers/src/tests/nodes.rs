@@ -17,11 +17,12 @@ async fn renew(client: Client, node: &'static str, stop: CancellationToken) {
     let lease =
         json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": node}, "spec": {}});
     client.create::<IgnoredAny>(&Gvr::LEASES, "kube-node-lease", &lease).await.unwrap();
+    let mut rhythm = tokio::time::interval(Duration::from_millis(100));
     while !stop.is_cancelled() {
+        rhythm.tick().await;
         let patch = json!({"spec": {"renewTime": timestamp::format_micro(std::time::SystemTime::now())}});
         let kind = PatchKind::Merge;
         client.patch::<IgnoredAny>(&Gvr::LEASES, "kube-node-lease", node, "", kind, &patch).await.unwrap();
-        poll::beat(Duration::from_millis(100)).await;
     }
 }
 

@@ -19,8 +19,3 @@ pub async fn until<T, E: Debug>(what: &str, mut look: impl AsyncFnMut() -> Resul
         tokio::time::sleep(STEP).await;
     }
 }
-
-/// Lets time pass for whoever plays a part that takes time: a kubelet's rhythm, a term as leader. Never for a state.
-pub async fn beat(time: Duration) {
-    tokio::time::sleep(time).await;
-}

@@ -23,10 +23,9 @@ use kelson_etcd::ServerOptions;
 use kelson_wire::real_etcd::RealEtcd;
 
 use crate::harness::Server;
+use crate::scenario;
 use client::Client;
 
-/// Begins the lines of what came back.
-const ANSWER: &str = "  ";
 const FLAGS: &str = "# flags:";
 
 fn files() -> Vec<PathBuf> {
@@ -55,20 +54,7 @@ fn options(flags: &[&str]) -> ServerOptions {
 
 async fn retell(story: &str, address: &str) -> String {
     let mut client = Client::new(address).await;
-    let mut told = String::new();
-    for line in story.lines().filter(|line| !line.starts_with(ANSWER)) {
-        told.push_str(line);
-        told.push('\n');
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        for answer in client.say(line).await {
-            told.push_str(ANSWER);
-            told.push_str(&answer);
-            told.push('\n');
-        }
-    }
-    told
+    scenario::retell(story, async |line| client.say(line).await).await
 }
 
 /// Tells where two tellings differ, and in how many lines.

@@ -13,11 +13,10 @@ pub mod users;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use futures_util::StreamExt;
 use kelson_etcd::{AuthOptions, ServerOptions};
 use kelson_wire::real_etcd::RealEtcd;
-use tokio::sync::Semaphore;
 
 use crate::harness::Server;
 use exempt::Exemption;
@@ -56,9 +55,8 @@ fn requests(story: &str) -> Vec<Said> {
     all
 }
 
-/// Tells the story to the server and returns it with the answers that came.
-async fn retell(story: &str, url: &str) -> String {
-    let mut client = Client::connect(url).await;
+/// Says each request of the story by `say`, and returns it with the answers that came.
+pub async fn retell(story: &str, mut say: impl AsyncFnMut(&str) -> Vec<String>) -> String {
     let mut told = String::new();
     for line in story.lines().filter(|line| !line.starts_with(ANSWER)) {
         told.push_str(line);
@@ -66,7 +64,7 @@ async fn retell(story: &str, url: &str) -> String {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        for answer in client.say(line).await {
+        for answer in say(line).await {
             told.push_str(ANSWER);
             told.push_str(&answer);
             told.push('\n');
@@ -100,34 +98,23 @@ fn compare(file: &Path, expected: &str, told: &str, exempt: &[Exemption], used: 
 }
 
 /// Runs each file's story on a server of its own, some at a time.
-async fn each_file<F: Future<Output = String> + Send + 'static>(
-    tell: impl Fn(String) -> F,
-) -> Vec<(PathBuf, String, String)> {
-    let room = Arc::new(Semaphore::new(4));
-    let mut stories = Vec::new();
-    for file in files() {
+async fn each_file(tell: impl AsyncFn(String) -> String) -> Vec<(PathBuf, String, String)> {
+    let told = files().into_iter().map(async |file| {
         let story = std::fs::read_to_string(&file).unwrap();
-        let (told, room) = (tell(story.clone()), room.clone());
-        let task = tokio::spawn(async move {
-            let _permit = room.acquire_owned().await.unwrap();
-            told.await
-        });
-        stories.push((file, story, task));
-    }
-    let mut told = Vec::new();
-    for (file, story, task) in stories {
-        told.push((file, story, task.await.unwrap()));
-    }
-    told
+        let told = tell(story.clone()).await;
+        (file, story, told)
+    });
+    futures_util::stream::iter(told).buffered(4).collect().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ours() {
     let (exempt, mut used) = (exempt::all(), BTreeSet::new());
-    let told = each_file(|story| async move {
+    let told = each_file(async |story| {
         let auth = AuthOptions { bcrypt_cost: 4, ..AuthOptions::default() };
         let server = Server::start(ServerOptions { auth, ..ServerOptions::default() }).await;
-        let told = retell(&story, &server.url()).await;
+        let mut client = Client::connect(&server.url()).await;
+        let told = retell(&story, async |line| client.say(line).await).await;
         server.stop().await;
         told
     });
@@ -146,10 +133,11 @@ async fn real() {
     if std::env::var_os("KELSON_TEST_ETCD").is_none() {
         return drop(RealEtcd::start(&[]));
     }
-    let told = each_file(|story| async move {
+    let told = each_file(async |story| {
         let start = tokio::task::spawn_blocking(|| RealEtcd::start(&["--unsafe-no-fsync", "--bcrypt-cost", "4"]));
         let etcd = start.await.unwrap().expect("it is there");
-        retell(&story, etcd.endpoint()).await
+        let mut client = Client::connect(etcd.endpoint()).await;
+        retell(&story, async |line| client.say(line).await).await
     });
     let mut differences = Vec::new();
     for (file, story, told) in told.await {

@@ -115,11 +115,12 @@ async fn leases(client: &mut Client) -> Outcome {
     client.put("leased", "1", Some(PutOptions::new().with_lease(lease.id()))).await?;
     let (mut keeper, mut answers) = client.lease_keep_alive(lease.id()).await?;
     // Longer than the lease would live without.
+    let mut rhythm = tokio::time::interval(Duration::from_millis(700));
     for _ in 0..5 {
+        rhythm.tick().await;
         keeper.keep_alive().await?;
         let ttl = answers.message().await?.ok_or("the stream goes on")?.ttl();
         assert_eq!(ttl, 2);
-        poll::renewal().await;
     }
     let options = LeaseTimeToLiveOptions::new().with_keys();
     let left = client.lease_time_to_live(lease.id(), Some(options)).await?;
@@ -215,9 +216,7 @@ async fn restarts(client: &mut Client) -> Outcome {
     BufReader::new(tokio::io::stdin()).read_line(&mut String::new()).await?;
     // This library leaves it to its user to go on after the last revision.
     println!("cut off {}", !matches!(watch.message().await, Ok(Some(_))));
-    while client.put("w/1", "after", None).await.is_err() {
-        poll::step().await;
-    }
+    poll::until("the server is back", async || client.put("w/1", "after", None).await.is_ok()).await?;
     let options = WatchOptions::new().with_prefix().with_prev_key().with_start_revision(last + 1);
     let mut watch = client.watch("w/", Some(options)).await?;
     loop {

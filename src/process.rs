@@ -9,6 +9,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Resident set, in bytes.
     pub rss_bytes: u64,
+    /// What the process has had written to disks since it began, in bytes; 0 for a process of another user.
+    pub written_bytes: u64,
 }
 
 /// Reads `/proc/<pid>`.
@@ -27,8 +29,15 @@ pub fn usage(pid: u32) -> Result<Usage> {
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse::<u64>().ok())
         .unwrap_or(0);
+    let written_bytes = std::fs::read_to_string(format!("/proc/{pid}/io"))
+        .ok()
+        .and_then(|io| io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok());
     // utime and stime are fields 14 and 15 of the whole line, 12 and 13 after the name; USER_HZ is 100 on Linux.
-    Ok(Usage { cpu_seconds: (ticks(11) + ticks(12)) / 100.0, rss_bytes: rss_kib * 1024 })
+    Ok(Usage {
+        cpu_seconds: (ticks(11) + ticks(12)) / 100.0,
+        rss_bytes: rss_kib * 1024,
+        written_bytes: written_bytes.unwrap_or(0),
+    })
 }
 
 #[cfg(test)]

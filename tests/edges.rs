@@ -27,9 +27,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kelson-kube",
             "kelson-controllers",
             "kelson-nodesim",
+            "kelson-benches",
         ],
     ),
-    ("kelson-benches", &[]),
+    ("kelson-benches", &["kelson-wire"]),
 ];
 
 /// External crates that only the named crates may depend on.

@@ -2,14 +2,18 @@
 
 mod cluster;
 mod report;
+mod store;
 
 use anyhow::Result;
 
 use crate::cli::Bench;
 
+pub use store::StoreBench;
+
 /// Runs one benchmark and prints its result.
 pub async fn run(bench: Bench) -> Result<()> {
     match bench {
         Bench::Cluster(options) => cluster::run(options).await,
+        Bench::Store(options) => store::run(options).await,
     }
 }

@@ -1,0 +1,228 @@
+//! The processes under measurement.
+
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use kelson_benches::{Fleet, Method, frame, source};
+use kelson_wire::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use tempfile::TempDir;
+
+use crate::process::{Usage, usage};
+
+/// Pause between two looks at a server that starts or ends.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Longest wait for one answer of a server that is not under load.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Longest that a server may take to end.
+const END: Duration = Duration::from_secs(60);
+/// Space quota of both, in bytes: above what the largest workload writes.
+const QUOTA: &str = "17179869184";
+
+/// A program that serves etcd's API, or one that somebody else has started.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// What the report calls it.
+    pub name: String,
+    /// As it says itself.
+    pub version: String,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// A program and the words before its flags.
+    Program(PathBuf, &'static [&'static str]),
+    /// `http://HOST:PORT`.
+    Endpoint(String),
+}
+
+impl Side {
+    /// `kelson` or `etcd`, whichever the program says that it is.
+    ///
+    /// # Errors
+    /// If it cannot be run, or is neither.
+    pub fn program(path: &Path) -> Result<Side> {
+        let output = Command::new(path).arg("--version").stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("running {} --version", path.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().next().unwrap_or_default().trim();
+        let (name, words, version): (_, &[_], _) = match line.split_once(' ') {
+            Some(("kelson", version)) => ("kelson", &["store"], version),
+            Some(("etcd", version)) => ("etcd", &[], version.trim_start_matches("Version:").trim()),
+            _ => bail!("{} is neither an etcd nor a kelson: --version says {line:?}", path.display()),
+        };
+        Ok(Side { name: name.into(), version: version.into(), place: Place::Program(path.into(), words) })
+    }
+
+    /// One that runs already.
+    pub fn endpoint(url: &str) -> Side {
+        Side { name: "endpoint".into(), version: url.into(), place: Place::Endpoint(url.into()) }
+    }
+
+    /// Whether its process is ours to start, look at and end.
+    pub fn is_program(&self) -> bool {
+        matches!(self.place, Place::Program(..))
+    }
+
+    /// Starts it on an empty directory under `folder`, and waits until it answers a linearizable read.
+    ///
+    /// # Errors
+    /// If it ends instead, or does not answer within `limit`.
+    pub fn start(&self, folder: &Path, limit: Duration) -> Result<Server> {
+        let mut server = match &self.place {
+            Place::Endpoint(url) => Server { side: self.clone(), url: url.clone(), peer: String::new(), running: None },
+            Place::Program(..) => {
+                let data = tempfile::Builder::new().prefix("kelson-bench-").tempdir_in(folder);
+                let data = data.with_context(|| format!("a directory in {}; see --dir", folder.display()))?;
+                let [url, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
+                Server { side: self.clone(), url, peer, running: None }.spawn(data)?
+            }
+        };
+        server.wait(limit)?;
+        Ok(server)
+    }
+}
+
+/// A port of the loopback that nobody listens on now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A running server. Killed, and its data removed, when dropped.
+pub struct Server {
+    side: Side,
+    url: String,
+    peer: String,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    data: TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already unless something went wrong before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Where it serves clients.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// CPU, memory and disk so far; `None` for an endpoint.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn usage(&self) -> Result<Option<Usage>> {
+        self.running.as_ref().map(|running| usage(running.child.id())).transpose()
+    }
+
+    fn spawn(mut self, data: TempDir) -> Result<Server> {
+        let Place::Program(program, words) = &self.side.place else { bail!("an endpoint is not ours to start") };
+        let mut command = Command::new(program);
+        command.args(*words).args(["--name", "bench", "--log-level", "error", "--quota-backend-bytes", QUOTA]);
+        command.arg("--data-dir").arg(data.path().join("data"));
+        command.args(["--listen-client-urls", &self.url, "--advertise-client-urls", &self.url]);
+        command.args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer]);
+        command.arg("--initial-cluster").arg(format!("bench={}", self.peer));
+        // What it would read from the environment is not in the comparison.
+        for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
+            command.env_remove(variable);
+        }
+        let log = std::fs::File::create(data.path().join("log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        self.running = Some(Running { child, data });
+        Ok(self)
+    }
+
+    /// Waits until it answers a linearizable read.
+    fn wait(&mut self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let error = match Fleet::connect(&self.url, 1, 1, ANSWER).and_then(|fleet| revision(&fleet)) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if let Some(status) = self.ended()? {
+                bail!("{} ended with {status} instead of serving: {}", self.side.name, self.last_words());
+            }
+            if Instant::now() >= end {
+                let seconds = limit.as_secs();
+                bail!("{} does not serve after {seconds} s (see --deadline): {error}", self.side.name);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(match &mut self.running {
+            Some(running) => running.child.try_wait()?,
+            None => None,
+        })
+    }
+
+    /// The last line that it logged.
+    fn last_words(&self) -> String {
+        let log = self.running.as_ref().and_then(|running| std::fs::read(running.data.path().join("log")).ok());
+        let log = log.unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().last().unwrap_or("it said nothing").to_owned()
+    }
+
+    /// Ends it as its operator would, and removes its data.
+    ///
+    /// # Errors
+    /// If it does not end, or had ended by itself.
+    pub fn stop(mut self) -> Result<()> {
+        self.end().map(|_| ())
+    }
+
+    fn end(&mut self) -> Result<Option<TempDir>> {
+        if let Some(status) = self.ended()? {
+            bail!("{} ended with {status} under load: {}", self.side.name, self.last_words());
+        }
+        let Some(running) = &mut self.running else { return Ok(None) };
+        let pid = i32::try_from(running.child.id())?;
+        // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let limit = Instant::now() + END;
+        loop {
+            if let Some(status) = running.child.try_wait()? {
+                if !status.success() && status.signal() != Some(libc::SIGTERM) {
+                    bail!("{} ended with {status}: {}", self.side.name, self.last_words());
+                }
+                break;
+            }
+            if Instant::now() >= limit {
+                bail!("{} does not end {} s after SIGTERM", self.side.name, END.as_secs());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let empty = TempDir::new()?;
+        Ok(self.running.take().map(|mut running| std::mem::replace(&mut running.data, empty)))
+    }
+}
+
+/// The store's revision, by a linearizable read.
+///
+/// # Errors
+/// If it is not answered.
+pub fn revision(fleet: &Fleet) -> Result<i64, kelson_benches::Error> {
+    let request = RangeRequest { key: Bytes::from_static(b"\0"), count_only: true, ..RangeRequest::default() };
+    let answer: RangeResponse = source::decode(fleet.call(Method::Range, frame(&request), ANSWER)?)?;
+    answer
+        .header
+        .map(|header| header.revision)
+        .ok_or_else(|| kelson_benches::Error::Answer("a range was answered without a header".into()))
+}

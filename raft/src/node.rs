@@ -101,11 +101,16 @@ impl Node {
     /// # Errors
     /// [`Error::NoLeader`] when another member leads or none does, [`Error::Timeout`], [`Error::Stopped`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
-        if self.leads_alone() {
-            // Acknowledged means applied here, before the answer went out, and nobody else can acknowledge anything.
+        if self.read_is_free() {
             return Ok(());
         }
         self.barrier_round().await
+    }
+
+    /// Whether [`Node::read_barrier`] would have nothing to wait for at this moment.
+    pub fn read_is_free(&self) -> bool {
+        // Acknowledged means applied here, before the answer went out, and nobody else can acknowledge anything.
+        self.leads_alone()
     }
 
     /// Waits for a round of heartbeats that begins after this call.

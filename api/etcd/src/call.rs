@@ -5,22 +5,57 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::deadline;
 use crate::metrics::Call;
+use crate::wire;
 
 /// Where a request comes from.
 pub(crate) enum Source {
-    /// A client's connection.
-    Wire(Incoming),
+    /// A client's connection that speaks HTTP/1.
+    Http1(Incoming),
+    /// A stream of a client's connection that speaks HTTP/2.
+    Http2(wire::Body),
     /// The server itself, on behalf of a client that does not speak gRPC.
     Inside(Body),
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl http_body::Body for Source {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Source::Http1(body) => Pin::new(body).poll_frame(task).map_err(BoxError::from),
+            Source::Http2(body) => Pin::new(body).poll_frame(task).map_err(BoxError::from),
+            Source::Inside(body) => Pin::new(body).poll_frame(task).map_err(BoxError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Http1(body) => body.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
+            Source::Inside(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Http1(body) => body.size_hint(),
+            Source::Http2(body) => body.size_hint(),
+            Source::Inside(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A request's body.
 pub(crate) struct Received {
@@ -41,10 +76,7 @@ impl http_body::Body for Received {
 
     fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = match &mut this.source {
-            Source::Wire(body) => ready!(Pin::new(body).poll_frame(task)).map(|frame| frame.map_err(BoxError::from)),
-            Source::Inside(body) => ready!(Pin::new(body).poll_frame(task)).map(|frame| frame.map_err(BoxError::from)),
-        };
+        let frame = ready!(Pin::new(&mut this.source).poll_frame(task));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             let (messages, bytes) = this.frames.pass(data);
             this.call.received(messages, bytes);
@@ -53,30 +85,38 @@ impl http_body::Body for Received {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Wire(body) => body.is_end_stream(),
-            Source::Inside(body) => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Wire(body) => body.size_hint(),
-            Source::Inside(body) => body.size_hint(),
-        }
+        self.source.size_hint()
     }
 }
 
 /// An answer's body. The call ends with it.
 pub(crate) struct Sent {
-    body: Body,
+    /// Gone when the time is over.
+    body: Option<Body>,
     call: Arc<Call>,
     frames: Frames,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Sent {
-    pub(crate) fn new(body: Body, call: Arc<Call>) -> Self {
-        Self { body, call, frames: Frames::default() }
+    /// A body that is to be sent before the deadline; one that is not ends with that.
+    pub(crate) fn new(body: Body, call: Arc<Call>, deadline: Option<Instant>) -> Self {
+        // What has ended already needs no watch.
+        let deadline = deadline.filter(|_| !body.is_end_stream()).map(|at| Box::pin(tokio::time::sleep_until(at)));
+        Self { body: Some(body), call, frames: Frames::default(), deadline }
+    }
+
+    /// Ends what could not be sent in time.
+    fn exceed(&mut self) -> Result<Frame<Bytes>, Status> {
+        self.body = None;
+        let mut trailers = HeaderMap::new();
+        deadline::exceeded().add_header(&mut trailers)?;
+        self.call.ended(&trailers);
+        Ok(Frame::trailers(trailers))
     }
 }
 
@@ -86,7 +126,15 @@ impl http_body::Body for Sent {
 
     fn poll_frame(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(task));
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(task);
+        if polled.is_pending()
+            && let Some(deadline) = &mut this.deadline
+        {
+            ready!(deadline.as_mut().poll(task));
+            return Poll::Ready(Some(this.exceed()));
+        }
+        let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
             if let Some(data) = frame.data_ref() {
                 let (messages, bytes) = this.frames.pass(data);
@@ -99,11 +147,11 @@ impl http_body::Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(|body| body.size_hint()).unwrap_or_default()
     }
 }
 

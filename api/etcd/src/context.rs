@@ -99,7 +99,11 @@ impl Context {
 
     /// Refuses at once what asks for a leader while there is none (etcd's `hasleader`).
     pub(crate) fn require_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let wanted = metadata.get("hasleader").is_some_and(|value| value == "true");
+        self.check_leader(metadata.get("hasleader").is_some_and(|value| value == "true"))
+    }
+
+    /// [`Context::require_leader`] where it is known what the request says.
+    pub(crate) fn check_leader(&self, wanted: bool) -> Result<(), Status> {
         if wanted && self.node.status().leader == 0 { Err(Status::unavailable(refusal::NO_LEADER)) } else { Ok(()) }
     }
 }

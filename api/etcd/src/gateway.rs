@@ -13,7 +13,6 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, WWW
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
-use hyper::body::Incoming;
 use kelson_wire::pb;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use tonic::body::Body;
@@ -78,7 +77,7 @@ impl Gateway {
     }
 
     /// Answers a request whose path begins with `/v3/` (or what it once was, `/v3beta/`).
-    pub(crate) async fn serve(&self, router: &Router, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn serve(&self, router: &Router, request: Request<Source>) -> Response<Body> {
         let path = request.uri().path();
         let current = path.strip_prefix("/v3beta/").map(|rest| format!("/v3/{rest}"));
         let Some(route) = self.routes.get(current.as_deref().unwrap_or(path)) else {
@@ -96,12 +95,7 @@ impl Gateway {
         }
     }
 
-    async fn answer(
-        &self,
-        router: &Router,
-        route: &Route,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Status> {
+    async fn answer(&self, router: &Router, route: &Route, request: Request<Source>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
         let body = if route.takes_stream {
             let objects = Objects::new(body, route.input.clone(), self.most);
@@ -125,7 +119,7 @@ impl Gateway {
     }
 
     /// Reads the whole body of a request that is one message.
-    async fn read(&self, body: Incoming) -> Result<Bytes, Status> {
+    async fn read(&self, body: Source) -> Result<Bytes, Status> {
         if body.size_hint().lower() > self.most as u64 {
             return Err(too_large(self.most));
         }

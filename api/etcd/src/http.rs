@@ -20,7 +20,7 @@ use crate::refusal;
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request.
-pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Response<Body> {
+pub(crate) async fn serve(context: &Context, request: &Request<()>) -> Response<Body> {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     let checks = match path {
@@ -43,7 +43,7 @@ pub(crate) async fn serve<B>(context: &Context, request: &Request<B>) -> Respons
 }
 
 /// Answers one request of a listener for metrics: what says how the server is, and nothing else.
-pub(crate) async fn metrics<B>(context: &Context, request: &Request<B>) -> Response<Body> {
+pub(crate) async fn metrics(context: &Context, request: &Request<()>) -> Response<Body> {
     let path = request.uri().path();
     if matches!(path, "/health" | "/metrics") || checks(path).is_some() {
         serve(context, request).await

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, Permit};
 use crate::context::Context;
-use crate::large::Large;
+use crate::large::{Large, Room};
 use crate::{convert, quota, read_txn, refusal, tally, validate};
 
 /// Keys in the first chunk of a range stream; doubled or halved from there to come near a request's size.
@@ -39,7 +39,34 @@ impl KvService {
         self.context.reads.barrier().await.map_err(|error| refusal::of_raft(&error))
     }
 
-    async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
+    /// Bounds large answers on their way.
+    pub(crate) fn room(&self) -> &Room {
+        &self.context.room
+    }
+
+    /// Answers a range that has to wait for nothing and nobody, as most do: one key or a few, read on the member that
+    /// leads alone, by a caller who need not be known. The request comes back where it has to wait.
+    pub(crate) fn range_now(&self, request: RangeRequest) -> Result<Result<RangeResponse, Status>, RangeRequest> {
+        let node = &self.context.node;
+        if !(request.serializable || node.read_is_free()) || node.reader().auth_enabled() {
+            return Err(request);
+        }
+        if let Err(status) = validate::range(&request) {
+            return Ok(Err(status));
+        }
+        // Of bytes nobody knows before they are read; a key has what a request may have.
+        if !request.range_end.is_empty() && !request.count_only {
+            return Err(request);
+        }
+        let answer = convert::range(request).and_then(|read| {
+            let (revision, answer) = self.context.reads.now(&read).map_err(|error| refusal::of_raft(&error))?;
+            self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
+            Ok(convert::range_response(self.context.header(revision), answer))
+        });
+        Ok(answer)
+    }
+
+    pub(crate) async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
         validate::range(&request)?;
         self.barrier(request.serializable).await?;
         let read = convert::range(request)?;
@@ -51,7 +78,7 @@ impl KvService {
         Ok(convert::range_response(self.context.header(revision), answer))
     }
 
-    async fn do_put(&self, caller: &Caller, request: PutRequest) -> Result<PutResponse, Status> {
+    pub(crate) async fn do_put(&self, caller: &Caller, request: PutRequest) -> Result<PutResponse, Status> {
         self.context.quota.check(&self.context.node, quota::put(&request)).await?;
         validate::put(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
@@ -67,7 +94,11 @@ impl KvService {
         }
     }
 
-    async fn do_delete(&self, caller: &Caller, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
+    pub(crate) async fn do_delete(
+        &self,
+        caller: &Caller,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Status> {
         validate::delete(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
         match self.context.ask(caller, Command::DeleteRange(convert::delete(request))).await? {
@@ -80,7 +111,7 @@ impl KvService {
         }
     }
 
-    async fn do_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
+    pub(crate) async fn do_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
         self.context.quota.check(&self.context.node, quota::txn(&request)).await?;
         validate::txn(&request, self.context.options.max_txn_ops)?;
         if read_txn::is_read_only(&request) {
@@ -115,7 +146,11 @@ impl KvService {
         }
     }
 
-    async fn do_compact(&self, caller: &Caller, request: CompactionRequest) -> Result<CompactionResponse, Status> {
+    pub(crate) async fn do_compact(
+        &self,
+        caller: &Caller,
+        request: CompactionRequest,
+    ) -> Result<CompactionResponse, Status> {
         self.context.admin(caller).await?;
         match self.context.ask(caller, Command::Compact { revision: request.revision }).await? {
             Outcome::Compact { revision } => {

@@ -11,6 +11,7 @@ mod batch;
 mod call;
 mod context;
 mod convert;
+mod deadline;
 mod election;
 mod error;
 mod exposition;
@@ -42,6 +43,7 @@ mod tally;
 mod tls;
 mod validate;
 mod watch;
+mod wire;
 
 pub use auth::{AuthOptions, TokenKind};
 pub use context::ETCD_VERSION;

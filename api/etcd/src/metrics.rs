@@ -201,8 +201,8 @@ impl Metrics {
         &self.counters
     }
 
-    /// Counts a call of the method at this place of [`METHODS`]; it ends with the last clone of what is returned.
-    pub(crate) fn call(&self, place: usize) -> Arc<Call> {
+    /// Counts a call of the method at this place of [`METHODS`]; it ends when what is returned goes.
+    pub(crate) fn call(&self, place: usize) -> Call {
         // Locks and elections wait for others, and streams for what is to come.
         let (service, _, kind) = METHODS[place];
         let timed = !self.slow.is_zero() && kind == "unary" && service.starts_with("etcdserverpb.");
@@ -214,7 +214,7 @@ impl Metrics {
             limit: timed.then_some(self.slow),
         };
         call.calls().started.fetch_add(1, Relaxed);
-        Arc::new(call)
+        call
     }
 }
 
@@ -243,6 +243,11 @@ impl Call {
     pub(crate) fn sent(&self, messages: u64, bytes: u64) {
         self.calls().sent.fetch_add(messages, Relaxed);
         self.counters.sent_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes how the call has ended.
+    pub(crate) fn ended_with(&self, code: Code) {
+        self.code.store(code as u8, Relaxed);
     }
 
     /// Notes how the call has ended, if these headers or trailers tell it.

@@ -98,6 +98,11 @@ pub(crate) fn of_raft(error: &RaftError) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// What a client is told whose message is none.
+pub(crate) fn malformed() -> Status {
+    Status::internal("grpc: error unmarshalling request: proto: cannot parse invalid wire-format data")
+}
+
 /// What a client's message is told that could not be read, in the words of Go's gRPC library.
 pub(crate) fn of_wire(status: Status) -> Status {
     let message = status.message();
@@ -110,7 +115,7 @@ pub(crate) fn of_wire(status: Status) -> Status {
         return Status::resource_exhausted("grpc: received message larger than max");
     }
     if status.code() == Code::Internal && message.starts_with("failed to decode Protobuf message") {
-        return Status::internal("grpc: error unmarshalling request: proto: cannot parse invalid wire-format data");
+        return malformed();
     }
     status
 }

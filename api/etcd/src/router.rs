@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use kelson_wire::pb::etcdserverpb::auth_server::AuthServer;
 use kelson_wire::pb::etcdserverpb::cluster_server::ClusterServer;
 use kelson_wire::pb::etcdserverpb::kv_server::KvServer;
@@ -14,6 +13,7 @@ use kelson_wire::pb::etcdserverpb::watch_server::WatchServer;
 use kelson_wire::pb::health::health_server::HealthServer;
 use kelson_wire::pb::v3electionpb::election_server::ElectionServer;
 use kelson_wire::pb::v3lockpb::lock_server::LockServer;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
@@ -23,6 +23,7 @@ use crate::asker::Services;
 use crate::auth::AuthService;
 use crate::call::{Received, Sent, Source};
 use crate::context::Context;
+use crate::deadline;
 use crate::election::ElectionService;
 use crate::gateway::Gateway;
 use crate::health::HealthService;
@@ -44,6 +45,8 @@ use crate::watch::WatchService;
 pub(crate) struct Router {
     context: Arc<Context>,
     gateway: Gateway,
+    /// The KV service for who does without tonic.
+    pub(crate) direct: KvService,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
     lease: LeaseServer<LeaseService>,
@@ -64,6 +67,7 @@ impl Router {
         // What is sent is as large as what was asked for.
         Ok(Self {
             gateway: Gateway::new(most).map_err(Error::Gateway)?,
+            direct: KvService::new(context.clone()),
             kv: KvServer::new(KvService::new(context.clone()))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(usize::MAX),
@@ -86,19 +90,23 @@ impl Router {
         })
     }
 
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Answers one request of a listener that serves `serves`; what goes wrong is in the answer.
-    pub(crate) async fn route(&self, serves: Serves, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn route(&self, serves: Serves, request: Request<Source>) -> Response<Body> {
         match serves {
             Serves::Everything => {}
             Serves::Grpc if is_grpc(request.headers().get(CONTENT_TYPE)) => {}
             Serves::Grpc => return plain::not_grpc(),
             Serves::Http => return self.plain(request).await,
-            Serves::Metrics => return plain::metrics(&self.context, &request).await,
-            Serves::Peers => return peers::serve(&self.context, &request),
+            Serves::Metrics => return plain::metrics(&self.context, &request.map(drop)).await,
+            Serves::Peers => return peers::serve(&self.context, &request.map(drop)),
         }
         let method = metrics::place(request.uri().path());
         if method.is_some() || is_grpc(request.headers().get(CONTENT_TYPE)) {
-            return self.call(method, request.map(Source::Wire)).await;
+            return self.call(method, request).await;
         }
         self.plain(request).await
     }
@@ -111,7 +119,7 @@ impl Router {
     }
 
     /// Answers what is not gRPC.
-    async fn plain(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn plain(&self, request: Request<Source>) -> Response<Body> {
         let path = request.uri().path();
         let is_gateways = self.context.options.gateway && (path.starts_with("/v3/") || path.starts_with("/v3beta/"));
         plain::allow_origins(if request.method() == Method::OPTIONS {
@@ -119,7 +127,7 @@ impl Router {
         } else if is_gateways {
             self.gateway.serve(self, request).await
         } else {
-            plain::serve(&self.context, &request).await
+            plain::serve(&self.context, &request.map(drop)).await
         })
     }
 
@@ -134,27 +142,44 @@ impl Router {
             })
             .into_http();
         };
-        let call = self.context.metrics.call(method);
+        let deadline = match deadline::of(request.headers()) {
+            Ok(deadline) => deadline,
+            Err(refused) => return *refused,
+        };
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return deadline::exceeded().into_http();
+        }
+        let (service, ..) = metrics::METHODS[method];
+        let call = Arc::new(self.context.metrics.call(method));
         let unknown = || Status::unimplemented(format!("unknown service {service}")).into_http();
         let request_of = |request: Request<Source>| request.map(|source| Received::new(source, call.clone()));
-        let response = match service {
-            "etcdserverpb.KV" => self.kv.clone().call(request_of(request)).await,
-            "etcdserverpb.Watch" => self.watch.clone().call(request_of(request)).await,
-            "etcdserverpb.Lease" => self.lease.clone().call(request_of(request)).await,
-            "etcdserverpb.Cluster" => self.cluster.clone().call(request_of(request)).await,
-            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request_of(request)).await,
-            "etcdserverpb.Auth" => self.auth.clone().call(request_of(request)).await,
-            "v3lockpb.Lock" => self.lock.clone().call(request_of(request)).await,
-            "v3electionpb.Election" => self.election.clone().call(request_of(request)).await,
-            "grpc.health.v1.Health" => self.health.clone().call(request_of(request)).await,
-            _ => Ok(unknown()),
+        let answering = async {
+            match service {
+                "etcdserverpb.KV" => self.kv.clone().call(request_of(request)).await,
+                "etcdserverpb.Watch" => self.watch.clone().call(request_of(request)).await,
+                "etcdserverpb.Lease" => self.lease.clone().call(request_of(request)).await,
+                "etcdserverpb.Cluster" => self.cluster.clone().call(request_of(request)).await,
+                "etcdserverpb.Maintenance" => self.maintenance.clone().call(request_of(request)).await,
+                "etcdserverpb.Auth" => self.auth.clone().call(request_of(request)).await,
+                "v3lockpb.Lock" => self.lock.clone().call(request_of(request)).await,
+                "v3electionpb.Election" => self.election.clone().call(request_of(request)).await,
+                "grpc.health.v1.Health" => self.health.clone().call(request_of(request)).await,
+                _ => Ok(unknown()),
+            }
+        };
+        let response = match deadline {
+            None => answering.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, answering).await {
+                Ok(response) => response,
+                Err(_) => Ok(deadline::exceeded().into_http()),
+            },
         };
         let mut response = told(response.unwrap_or_else(|never| match never {}));
         if let Some(body) = response.extensions_mut().remove::<Large>().and_then(|large| large.body()) {
             *response.body_mut() = body;
         }
         call.ended(response.headers());
-        response.map(|body| Body::new(Sent::new(body, call)))
+        response.map(|body| Body::new(Sent::new(body, call, deadline)))
     }
 }
 

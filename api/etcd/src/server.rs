@@ -1,16 +1,10 @@
 //! The listeners: gRPC and plain HTTP, with and without TLS, over TCP and Unix sockets.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use kelson_raft::Node;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -27,24 +21,12 @@ use crate::listener::{Listener, Serves, Socket};
 use crate::options::ServerOptions;
 use crate::router::Router;
 use crate::tls::{Fixed, PeerCertificates, TlsSource};
-
-/// HTTP/2 flow control windows in bytes. The default of 64 KiB makes a client with many small requests, or a few large
-/// ones, wait for window updates.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Answers that may wait in a stream's buffer before its producer has to.
-const SEND_BUFFER: usize = 1 << 20;
-const MAX_FRAME: u32 = 64 << 10;
-
-/// Streams that a client may have opened and reset before they were looked at (HTTP/2 rapid reset), and that were reset
-/// for what the client did wrong. One more ends the connection.
-const PENDING_RESETS: usize = 128;
-const LOCAL_RESETS: usize = 1024;
+use crate::wire::Wire;
 
 /// Connections at a time for metrics and peers, apart from the clients': they are answered when those are too many.
 const OTHER_CONNECTIONS: usize = 512;
 
-/// Bound on a TLS handshake, and on the head of an HTTP/1 request.
+/// Bound on a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
@@ -83,12 +65,8 @@ pub async fn serve_all(
 ) -> Result<(), Error> {
     let clients = Arc::new(Semaphore::new(options.max_connections.max(1)));
     let others = Arc::new(Semaphore::new(OTHER_CONNECTIONS));
-    let server = Arc::new(Server {
-        http: http(&options),
-        grace: options.shutdown_grace,
-        cut: CancellationToken::new(),
-        context: Arc::new(Context::new(node, options, shutdown.clone())),
-    });
+    let context = Arc::new(Context::new(node, options, shutdown.clone()));
+    let server = Arc::new(Server { grace: context.options.shutdown_grace, wire: Wire::new(context.clone()), context });
     let router = Arc::new(Router::new(server.context.clone())?);
     let tasks = TaskTracker::new();
     tasks.spawn(background::compact(server.context.clone()));
@@ -122,7 +100,7 @@ pub async fn serve_all(
     tasks.close();
     if tokio::time::timeout(server.grace, tasks.wait()).await.is_err() {
         tracing::warn!("cutting off {} connections that did not end in time", tasks.len());
-        server.cut.cancel();
+        server.wire.cut.cancel();
         tasks.wait().await;
     }
     end
@@ -130,10 +108,8 @@ pub async fn serve_all(
 
 struct Server {
     context: Arc<Context>,
-    http: auto::Builder<TokioExecutor>,
+    wire: Wire,
     grace: Duration,
-    /// Cancelled when the grace is over.
-    cut: CancellationToken,
 }
 
 /// What the connections of one listener have in common.
@@ -147,25 +123,6 @@ struct Door {
 enum Stream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
-}
-
-fn http(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .adaptive_window(false)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_concurrent_streams(options.max_streams_per_connection)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
-        .keep_alive_interval(options.keep_alive)
-        .keep_alive_timeout(options.keep_alive_timeout);
-    builder
 }
 
 /// Hands over connections until the shutdown.
@@ -219,7 +176,7 @@ impl Server {
         let counters = self.context.metrics.counters();
         counters.connections.fetch_add(1, Relaxed);
         match &door.tls {
-            None => self.speak(stream, door, None).await,
+            None => self.wire.speak(stream, door.router.clone(), door.serves, None).await,
             Some(tls) => {
                 let handshake = tokio::time::timeout(HANDSHAKE, handshake(stream, &**tls));
                 tokio::select! {
@@ -227,7 +184,7 @@ impl Server {
                     done = handshake => match done {
                         Ok(Ok(stream)) => {
                             let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificates::new);
-                            self.speak(stream, door, peer).await;
+                            self.wire.speak(stream, door.router.clone(), door.serves, peer).await;
                         }
                         Ok(Err(failed)) => failed.tell(from, door.serves),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -236,35 +193,6 @@ impl Server {
             }
         }
         counters.connections.fetch_sub(1, Relaxed);
-    }
-
-    async fn speak<S>(&self, stream: S, door: &Door, peer: Option<PeerCertificates>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (router, serves) = (door.router.clone(), door.serves);
-        let service = service_fn(move |mut request: http::Request<Incoming>| {
-            let router = router.clone();
-            if let Some(peer) = &peer {
-                request.extensions_mut().insert(peer.clone());
-            }
-            async move { Ok::<_, Infallible>(router.route(serves, request).await) }
-        });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.context.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection => ended,
-                    () = self.cut.cancelled() => Ok(()),
-                }
-            }
-        };
-        if let Err(error) = ended {
-            // Clients that go away without a word are no fault of ours.
-            tracing::debug!("a connection ended: {error}");
-        }
     }
 }
 

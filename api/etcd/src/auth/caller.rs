@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue};
 use tonic::Request;
-use tonic::metadata::MetadataMap;
 
 use crate::tls::PeerCertificates;
 
@@ -25,17 +25,21 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
-        let metadata = request.metadata();
-        let peer = request.extensions().get::<PeerCertificates>().filter(|_| metadata.get(GATEWAY).is_none());
-        Self { token: token(metadata), peer: peer.cloned() }
+        let headers: &HeaderMap = request.metadata().as_ref();
+        let peer = request.extensions().get::<PeerCertificates>().filter(|_| !headers.contains_key(GATEWAY));
+        Self::new(headers.get(TOKEN).or_else(|| headers.get(AUTHORIZATION)), peer)
+    }
+
+    /// The bearer of the token in a header, or else the owner of a certificate.
+    pub(crate) fn new(given: Option<&HeaderValue>, peer: Option<&PeerCertificates>) -> Self {
+        Self { token: given.map(token), peer: peer.cloned() }
     }
 }
 
-fn token(metadata: &MetadataMap) -> Option<Arc<str>> {
-    let given = metadata.get(TOKEN).or_else(|| metadata.get(AUTHORIZATION))?;
+fn token(given: &HeaderValue) -> Arc<str> {
     // What is not ASCII is no token of ours, but it is one: the request must not pass for one without.
     let given = given.to_str().unwrap_or("?");
-    Some(given.strip_prefix("Bearer ").unwrap_or(given).into())
+    given.strip_prefix("Bearer ").unwrap_or(given).into()
 }
 
 #[cfg(test)]

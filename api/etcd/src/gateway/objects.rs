@@ -3,15 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prost_reflect::MessageDescriptor;
 use tonic::Status;
 
 use super::json;
+use crate::call::Source;
 
 /// A body, and how far it has been looked through.
 pub(super) struct Objects {
-    body: Incoming,
+    body: Source,
     kind: MessageDescriptor,
     most: usize,
     cut: Cut,
@@ -19,7 +19,7 @@ pub(super) struct Objects {
 
 impl Objects {
     /// Reads messages of a kind, each of `most` bytes of JSON at most.
-    pub(super) fn new(body: Incoming, kind: MessageDescriptor, most: usize) -> Self {
+    pub(super) fn new(body: Source, kind: MessageDescriptor, most: usize) -> Self {
         Self { body, kind, most, cut: Cut::default() }
     }
 

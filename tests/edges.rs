@@ -36,7 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// External crates that only the named crates may depend on.
 const CONFINED: &[(&str, &[&str])] = &[
     ("openraft", &["kelson-raft"]),
-    ("rocksdb", &["kelson-engine", "kelson-raft"]),
+    ("rocksdb", &["kelson-engine"]),
     ("tonic", &["kelson-wire", "kelson-etcd"]),
     ("anyhow", &["kelson"]),
     ("clap", &["kelson"]),

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use kelson_engine::{Command, command::Put};
 use kelson_raft::{Config, Data, Node};
 
+/// What the binary uses.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const VALUE: usize = 1024;
 
 fn main() {

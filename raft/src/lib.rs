@@ -34,6 +34,8 @@ pub use clock::{Clock, MonotonicClock};
 pub use config::{Config, Data};
 pub use error::Error;
 pub use founding::Founding;
+#[cfg(feature = "rocksdb")]
+pub use log::segment::has_log;
 pub use node::Node;
 pub use stats::{SYNC_BUCKETS_US, SyncStats};
 pub use status::{Member, Status};

@@ -54,7 +54,7 @@ impl Parts {
     #[cfg(feature = "rocksdb")]
     pub(crate) fn on_disk(dir: DataDir, config: &Config) -> Result<Self, Error> {
         let log = config.log_dir.clone().unwrap_or_else(|| dir.log());
-        let disk = log::rocks::RocksDisk::open(&log).map_err(|e| storage(&e))?.with_fsync(config.fsync);
+        let disk = log::segment::SegmentDisk::open(&log).map_err(|e| storage(&e))?.with_fsync(config.fsync);
         let backend = kelson_engine::RocksBackend::open(dir.state())?;
         Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), dir: Some(dir) })
     }

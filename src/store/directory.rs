@@ -51,7 +51,7 @@ pub fn prepare(settings: &Settings) -> Result<Found, String> {
     touched.map_err(|error| failed("open", plain(&error)))?;
     // Where the log is, there is a member: the state alone can be made anew from nothing.
     let log = if settings.wal_dir.is_empty() { path.join("log") } else { settings.wal_dir.clone().into() };
-    Ok(if log.join("CURRENT").exists() || path.join("state").join("CURRENT").exists() {
+    Ok(if kelson_raft::has_log(&log) || path.join("state").join("CURRENT").exists() {
         Found::Member
     } else {
         Found::Empty
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(prepare(&at(&path)), Ok(Found::Empty));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         std::fs::create_dir(path.join("log")).unwrap();
-        std::fs::write(path.join("log/CURRENT"), "x").unwrap();
+        std::fs::write(path.join("log/0000000000000001.log"), "x").unwrap();
         assert_eq!(prepare(&at(&path)), Ok(Found::Member));
         assert_eq!(shown(0o40755), "drwxr-xr-x");
     }

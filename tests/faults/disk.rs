@@ -205,10 +205,18 @@ fn a_disk_that_may_not_be_written_is_refused_by_name() {
     drop(disk.holder);
 }
 
-/// The write-ahead log that holds the newest records.
-fn newest_log(data: &Path) -> std::path::PathBuf {
+const SECTOR: usize = 512;
+
+/// The file of the log that holds the newest records, and how many bytes of it are in use.
+fn newest_log(data: &Path) -> (std::path::PathBuf, usize) {
     let files = fs::read_dir(data.join("log")).expect("a log").map(|entry| entry.expect("an entry").path());
-    files.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().expect("a write-ahead log")
+    let used = |path: std::path::PathBuf| {
+        let bytes = fs::read(&path).expect("a file of the log");
+        let last = bytes.iter().rposition(|byte| *byte != 0)?;
+        Some((path, (last / SECTOR + 1) * SECTOR))
+    };
+    let logs = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+    logs.filter_map(used).max().expect("a file in use")
 }
 
 /// A crash in the middle of a write leaves a part of its record: it was acknowledged to nobody, and is dropped.
@@ -219,7 +227,7 @@ fn a_torn_last_record_is_dropped_and_everything_before_it_is_kept() {
     let program = place.start();
     let (acknowledged, error) = fill(&runtime, &place, 0, 10);
     assert!(error.is_none(), "{error:?}");
-    let before = fs::metadata(newest_log(&place.data())).expect("the log").len();
+    let (first, before) = newest_log(&place.data());
     let put = PutRequest {
         key: key(acknowledged).into(),
         value: vec![acknowledged as u8; VALUE].into(),
@@ -227,12 +235,15 @@ fn a_torn_last_record_is_dropped_and_everything_before_it_is_kept() {
     };
     runtime.block_on(within(connect(&runtime, &place).put(put))).expect("a put");
     program.kill();
-    let log = newest_log(&place.data());
+    let (log, after) = newest_log(&place.data());
+    let before = if log == first { before } else { 0 };
     let whole = fs::read(&log).expect("the log");
-    let record = whole.len() as u64 - before;
-    assert!(record > VALUE as u64, "the last record is the last put");
-    for kept in [1, 6, 7, 100, record / 2, record - 1] {
-        fs::write(&log, &whole[..(before + kept) as usize]).expect("a torn log");
+    let record = after - before;
+    assert!(record > VALUE, "the last record is the last put");
+    for kept in [1, 6, 7, 100, SECTOR, record / 2, record - SECTOR] {
+        let mut torn = whole.clone();
+        torn[before + kept..after].fill(0);
+        fs::write(&log, torn).expect("a torn log");
         let copy = tempfile::tempdir().expect("a folder");
         let done = Command::new("cp").args(["-r", "."]).arg(copy.path()).current_dir(place.data()).status();
         assert!(done.expect("cp").success());

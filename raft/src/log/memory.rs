@@ -13,7 +13,7 @@ pub(crate) struct MemoryDisk {
     content: RwLock<Content>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     entries: BTreeMap<u64, Bytes>,
     metas: BTreeMap<Meta, Bytes>,

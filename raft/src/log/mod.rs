@@ -5,8 +5,8 @@
 
 pub(crate) mod disk;
 pub(crate) mod memory;
-#[cfg(feature = "rocksdb")]
-pub(crate) mod rocks;
+#[cfg(any(test, feature = "rocksdb"))]
+pub(crate) mod segment;
 mod tail;
 pub(crate) mod writer;
 

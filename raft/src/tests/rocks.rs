@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Config, Data, Error, Node,
-    log::{disk::Disk, rocks::RocksDisk},
+    log::{disk::Disk, segment::SegmentDisk},
 };
 
 fn in_dir(path: &Path) -> Config {
@@ -22,7 +22,7 @@ fn in_dir(path: &Path) -> Config {
 async fn log_on_disk() {
     let disk = || {
         let dir = tempfile::tempdir().unwrap();
-        (Arc::new(RocksDisk::open(dir.path()).unwrap()) as Arc<dyn Disk>, dir)
+        (Arc::new(SegmentDisk::open(dir.path()).unwrap()) as Arc<dyn Disk>, dir)
     };
     passes_up_to_transfer(Builder { disk, tail_bytes: 0 }).await;
 }
@@ -153,18 +153,13 @@ async fn damaged_files_are_an_error_that_names_them() {
     let copy = tempfile::tempdir().unwrap();
     copy_dir(dir.path(), copy.path());
     node.shutdown().await.unwrap();
-    // The log's own log: a flipped byte in its middle is not a torn end.
-    let log = copy.path().join("log");
-    let files: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let file =
-        files.iter().filter(|f| f.extension().is_some_and(|e| e == "log")).max_by_key(|f| f.metadata().unwrap().len());
-    let file = file.unwrap();
-    let mut bytes = fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0xff;
-    fs::write(file, bytes).unwrap();
+    // A flipped byte in the middle of the log is not a torn end.
+    let file = copy.path().join("log/0000000000000001.log");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[10_000] ^= 0xff;
+    fs::write(&file, bytes).unwrap();
     let error = Node::open(in_dir(copy.path())).await.err().unwrap().to_string();
-    assert!(error.contains(&log.display().to_string()), "{error}");
+    assert!(error.contains(&file.display().to_string()), "{error}");
 }
 
 #[tokio::test]
@@ -176,10 +171,20 @@ async fn the_log_can_lie_elsewhere_and_need_not_be_synced() {
     write(&node, "key", "value").await;
     node.shutdown().await.unwrap();
     drop(node);
-    assert!(log_dir.join("CURRENT").exists() && !dir.path().join("log").exists());
+    assert!(crate::has_log(&log_dir) && !dir.path().join("log").exists());
     // Without its log the state is not taken for a new one's.
     assert!(matches!(Node::open(in_dir(dir.path())).await, Err(Error::Mismatch { .. })));
     let node = Node::open(config).await.unwrap();
     assert_eq!(keys(&node), ["key"]);
     node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_of_an_earlier_version_is_refused_with_a_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("log")).unwrap();
+    fs::write(dir.path().join("log/CURRENT"), "MANIFEST-000005\n").unwrap();
+    let error = Node::open(in_dir(dir.path())).await.err().unwrap().to_string();
+    assert!(error.contains("earlier version") && error.contains("snapshot"), "{error}");
+    assert!(crate::has_log(&dir.path().join("log")));
 }

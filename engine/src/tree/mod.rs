@@ -2,7 +2,8 @@
 //!
 //! One writer changes it; a clone is one pointer and never changes again, so a reader walks its clone for as long as
 //! it likes without a lock and without holding anybody up. A change copies the nodes on one path, unless they were
-//! made since the last clone. A leaf is three flat arrays, so copying it is three small memory copies.
+//! made since the last clone. A leaf is three flat arrays, of which a copy shares those that hold the keys until a key comes or
+//! goes.
 //!
 //! Every branch knows of each subtree how many live keys and how much garbage it holds and its newest revision:
 //! counting a range is logarithmic, and compaction walks only where there is something to drop.
@@ -82,12 +83,12 @@ impl Tree {
 
     /// Records a write, creating the key's entry if need be.
     pub fn write(&mut self, key: &[u8], change: Change) -> Written {
-        let (written, split) = node::write(&mut self.root, key, change);
+        let (written, difference, split) = node::write(&mut self.root, key, change);
         if let Some(split) = split {
             let left = std::mem::take(&mut self.root);
             self.root = Arc::new(Node::root_of(left, split));
         }
-        self.summary = self.root.summary();
+        difference.add_to(&mut self.summary);
         written
     }
 

@@ -17,15 +17,16 @@ pub(super) enum Node {
     Branch(Branch),
 }
 
+/// Copies share the keys until one of them gets another key: a write to a key that is there copies entries only.
 #[derive(Default)]
 pub(super) struct Leaf {
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     pub entries: Vec<Entry>,
 }
 
 /// Child `i` holds the keys from `keys[i]` (inclusive) to `keys[i + 1]`; the first takes everything before, too.
 pub(super) struct Branch {
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     pub children: Vec<Child>,
 }
 
@@ -76,7 +77,7 @@ impl Node {
         let mut keys = Keys::default();
         keys.insert(0, b"");
         keys.insert(1, &split.separator);
-        Node::Branch(Branch { keys, children: vec![Child::of(left), Child::of(split.right)] })
+        Node::Branch(Branch { keys: Arc::new(keys), children: vec![Child::of(left), Child::of(split.right)] })
     }
 
     pub fn only_child(&self) -> Option<Arc<Node>> {
@@ -118,17 +119,17 @@ impl Node {
         }
     }
 
-    /// A copy of its own, with room for one more key of `room` bytes.
-    fn copy(&self, room: Option<usize>) -> Node {
-        fn vector<T: Clone>(from: &[T], room: Option<usize>) -> Vec<T> {
-            let mut copy = Vec::with_capacity(from.len() + usize::from(room.is_some()));
+    /// A copy of its own, with room for `room` more entries.
+    fn copy(&self, room: usize) -> Node {
+        fn vector<T: Clone>(from: &[T], room: usize) -> Vec<T> {
+            let mut copy = Vec::with_capacity(from.len() + room);
             copy.extend_from_slice(from);
             copy
         }
         match self {
-            Node::Leaf(leaf) => Node::Leaf(Leaf { keys: leaf.keys.copy(room), entries: vector(&leaf.entries, room) }),
+            Node::Leaf(leaf) => Node::Leaf(Leaf { keys: Arc::clone(&leaf.keys), entries: vector(&leaf.entries, room) }),
             Node::Branch(branch) => {
-                Node::Branch(Branch { keys: branch.keys.copy(room), children: vector(&branch.children, room) })
+                Node::Branch(Branch { keys: Arc::clone(&branch.keys), children: vector(&branch.children, room) })
             }
         }
     }
@@ -147,14 +148,14 @@ impl Node {
         match self {
             Node::Leaf(leaf) => {
                 let separator = separator(leaf.keys.get(middle - 1), leaf.keys.get(middle));
-                let keys = leaf.keys.split_off(middle);
+                let keys = Arc::new(own_keys(&mut leaf.keys, None).split_off(middle));
                 let entries = leaf.entries.split_off(middle);
                 leaf.entries.shrink_to_fit();
                 Some(Split { separator, right: Arc::new(Node::Leaf(Leaf { keys, entries })) })
             }
             Node::Branch(branch) => {
                 let separator = branch.keys.get(middle).to_vec();
-                let keys = branch.keys.split_off(middle);
+                let keys = Arc::new(own_keys(&mut branch.keys, None).split_off(middle));
                 let children = branch.children.split_off(middle);
                 branch.children.shrink_to_fit();
                 Some(Split { separator, right: Arc::new(Node::Branch(Branch { keys, children })) })
@@ -166,13 +167,14 @@ impl Node {
     fn absorb(&mut self, right: &Node, separator: &[u8]) {
         match (self, right) {
             (Node::Leaf(left), Node::Leaf(right)) => {
-                left.keys.append(&right.keys);
+                own_keys(&mut left.keys, None).append(&right.keys);
                 left.entries.extend_from_slice(&right.entries);
             }
             (Node::Branch(left), Node::Branch(right)) => {
-                let first = left.keys.len();
-                left.keys.append(&right.keys);
-                left.keys.set(first, separator);
+                let keys = own_keys(&mut left.keys, None);
+                let first = keys.len();
+                keys.append(&right.keys);
+                keys.set(first, separator);
                 left.children.extend_from_slice(&right.children);
             }
             _ => unreachable!("siblings have the same height"),
@@ -186,45 +188,86 @@ fn separator(left: &[u8], right: &[u8]) -> Vec<u8> {
     right[..(common + 1).min(right.len())].to_vec()
 }
 
-/// Makes the node the writer's alone, copying it if a snapshot shares it.
-fn own(node: &mut Arc<Node>, room: Option<usize>) -> &mut Node {
+/// Makes the node the writer's alone, copying it if a snapshot shares it, and then with room for `room` more entries.
+fn own(node: &mut Arc<Node>, room: usize) -> &mut Node {
     if Arc::get_mut(node).is_none() {
         *node = Arc::new(node.copy(room));
     }
     Arc::get_mut(node).expect("nobody else can hold a node that was just made or found unshared")
 }
 
-pub(super) fn write(node: &mut Arc<Node>, key: &[u8], change: Change) -> (Written, Option<Split>) {
+/// The same for a node's keys; `room` is the length of a key that is about to be added.
+fn own_keys(keys: &mut Arc<Keys>, room: Option<usize>) -> &mut Keys {
+    if Arc::get_mut(keys).is_none() {
+        *keys = Arc::new(keys.copy(room));
+    }
+    Arc::get_mut(keys).expect("nobody else can hold keys that were just copied or found unshared")
+}
+
+/// What a write changes in the summary of every node on its path.
+pub(super) struct Difference {
+    live: i64,
+    garbage: i64,
+    newest: i64,
+}
+
+impl Difference {
+    /// Between an entry that counted for `live` and `garbage` before, and what it is now.
+    fn of(live: bool, garbage: u64, now: &Entry) -> Difference {
+        Difference {
+            live: i64::from(now.is_live()) - i64::from(live),
+            garbage: now.garbage() as i64 - garbage as i64,
+            newest: now.newest().at.main,
+        }
+    }
+
+    pub fn add_to(&self, summary: &mut Summary) {
+        summary.live = summary.live.wrapping_add_signed(self.live);
+        summary.garbage = summary.garbage.wrapping_add_signed(self.garbage);
+        summary.newest = summary.newest.max(self.newest);
+    }
+}
+
+pub(super) fn write(node: &mut Arc<Node>, key: &[u8], change: Change) -> (Written, Difference, Option<Split>) {
     match &**node {
         Node::Leaf(leaf) => {
             let place = leaf.find(key);
-            let node = own(node, place.is_err().then_some(key.len()));
+            let node = own(node, usize::from(place.is_err()));
             let Node::Leaf(leaf) = node else { unreachable!("a copy of a leaf is a leaf") };
             match place {
-                Ok(index) => (leaf.entries[index].write(change), None),
+                Ok(index) => {
+                    let entry = &mut leaf.entries[index];
+                    let (live, garbage) = (entry.is_live(), entry.garbage());
+                    let written = entry.write(change);
+                    (written, Difference::of(live, garbage, entry), None)
+                }
                 Err(index) => {
                     let mut entry = Entry::default();
                     let written = entry.write(change);
-                    leaf.keys.insert(index, key);
+                    let difference = Difference::of(false, 0, &entry);
+                    own_keys(&mut leaf.keys, Some(key.len())).insert(index, key);
                     if leaf.entries.len() == leaf.entries.capacity() {
                         leaf.entries.reserve_exact(4);
                     }
                     leaf.entries.insert(index, entry);
-                    (written, node.split(index))
+                    (written, difference, node.split(index))
                 }
             }
         }
         Node::Branch(branch) => {
             let index = branch.child(key);
-            let node = own(node, None);
+            let node = own(node, 0);
             let Node::Branch(branch) = node else { unreachable!("a copy of a branch is a branch") };
             let child = &mut branch.children[index];
-            let (written, split) = write(&mut child.node, key, change);
+            let (written, difference, split) = write(&mut child.node, key, change);
+            let Some(split) = split else {
+                difference.add_to(&mut child.summary);
+                return (written, difference, None);
+            };
             child.summary = child.node.summary();
-            let Some(split) = split else { return (written, None) };
-            branch.keys.insert(index + 1, &split.separator);
+            own_keys(&mut branch.keys, Some(split.separator.len())).insert(index + 1, &split.separator);
             branch.children.insert(index + 1, Child::of(split.right));
-            (written, node.split(index + 1))
+            (written, difference, node.split(index + 1))
         }
     }
 }
@@ -234,22 +277,22 @@ pub(super) fn trim(node: &mut Arc<Node>, key: &[u8], revision: i64, dropped: &mu
     match &**node {
         Node::Leaf(leaf) => {
             let Ok(index) = leaf.find(key) else { return };
-            let Node::Leaf(leaf) = own(node, None) else { unreachable!("a copy of a leaf is a leaf") };
+            let Node::Leaf(leaf) = own(node, 0) else { unreachable!("a copy of a leaf is a leaf") };
             if leaf.entries[index].trim(revision, dropped) {
                 leaf.entries.remove(index);
-                leaf.keys.remove(index);
+                own_keys(&mut leaf.keys, None).remove(index);
             }
         }
         Node::Branch(branch) => {
             let index = branch.child(key);
-            let Node::Branch(branch) = own(node, None) else { unreachable!("a copy of a branch is a branch") };
+            let Node::Branch(branch) = own(node, 0) else { unreachable!("a copy of a branch is a branch") };
             let child = &mut branch.children[index];
             trim(&mut child.node, key, revision, dropped);
             child.summary = child.node.summary();
             let length = child.node.len();
             if length == 0 {
                 branch.children.remove(index);
-                branch.keys.remove(index);
+                own_keys(&mut branch.keys, None).remove(index);
             } else if length < FANOUT.div_ceil(4) {
                 merge(branch, index);
             }
@@ -268,8 +311,8 @@ fn merge(branch: &mut Branch, index: usize) {
     }
     let right = branch.children.remove(left + 1).node;
     let separator = branch.keys.get(left + 1).to_vec();
-    branch.keys.remove(left + 1);
+    own_keys(&mut branch.keys, None).remove(left + 1);
     let child = &mut branch.children[left];
-    own(&mut child.node, None).absorb(&right, &separator);
+    own(&mut child.node, 0).absorb(&right, &separator);
     child.summary = child.node.summary();
 }

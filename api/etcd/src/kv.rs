@@ -11,9 +11,11 @@ use kelson_wire::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
+use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{Caller, Permit};
+use crate::body::OwnBody;
 use crate::context::Context;
 use crate::large::{Large, Room};
 use crate::{convert, quota, read_txn, refusal, tally, validate};
@@ -178,7 +180,7 @@ impl Kv for KvService {
         let large = Large::take(&mut answer, &self.context.room).await?;
         let mut response = Response::new(answer);
         if let Some(large) = large {
-            response.extensions_mut().insert(large);
+            OwnBody::attach(&mut response, Body::new(large));
         }
         Ok(response)
     }

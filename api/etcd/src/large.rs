@@ -12,11 +12,9 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use kelson_wire::pb::etcdserverpb::RangeResponse;
 use kelson_wire::pb::mvccpb::KeyValue;
-use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
-use tonic::body::Body;
 
 use crate::call::PREFIX;
 use crate::refusal;
@@ -57,21 +55,18 @@ impl Room {
     }
 }
 
-/// A large answer on its way from the service, as the extension of an empty one, to the port, where it becomes the
-/// body.
-#[derive(Clone)]
-pub(crate) struct Large(Arc<Mutex<Option<Answer>>>);
-
-struct Answer {
+/// The body of a large answer.
+pub(crate) struct Large {
     /// Everything but the keys, which come between the two.
     front: Bytes,
     kvs: VecDeque<KeyValue>,
     back: Bytes,
-    permit: OwnedSemaphorePermit,
+    /// Given back, with the trailers, when all is sent; or when nobody wants it any more.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Large {
-    /// Takes the keys out of an answer if it is large; what is left is to be sent as it stands.
+    /// Takes an answer if it is large; what is left of it is empty.
     ///
     /// # Errors
     /// `etcdserver: too many requests` when clients do not take what is there for them, and gRPC's refusal of messages
@@ -95,26 +90,11 @@ impl Large {
         front.put_u32(length as u32);
         front.extend_from_slice(&head.encode_to_vec());
         let permit = room.enter(length).await?;
-        let answer = Answer { front: front.freeze(), kvs: answer.kvs.into(), back: back.into(), permit };
-        Ok(Some(Self(Arc::new(Mutex::new(Some(answer))))))
-    }
-
-    /// The body that sends it; once only.
-    pub(crate) fn body(&self) -> Option<Body> {
-        let Answer { front, kvs, back, permit } = self.0.lock().take()?;
-        Some(Body::new(Sending { front, kvs, back, permit: Some(permit) }))
+        Ok(Some(Self { front: front.freeze(), kvs: answer.kvs.into(), back: back.into(), permit: Some(permit) }))
     }
 }
 
-struct Sending {
-    front: Bytes,
-    kvs: VecDeque<KeyValue>,
-    back: Bytes,
-    /// Given back, with the trailers, when all is sent; or when nobody wants it any more.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl http_body::Body for Sending {
+impl http_body::Body for Large {
     type Data = Bytes;
     type Error = Status;
 
@@ -173,7 +153,7 @@ mod tests {
         for (count, size) in [(1, 2 << 20), (3000, 1000), (20, 100_000)] {
             let whole = answer(count, size);
             let mut rest = whole.clone();
-            let mut body = Large::take(&mut rest, &room).await.unwrap().unwrap().body().unwrap();
+            let mut body = Large::take(&mut rest, &room).await.unwrap().unwrap();
             let (mut sent, mut largest) = (BytesMut::new(), 0);
             while let Some(frame) = body.frame().await {
                 let frame = frame.unwrap();
@@ -195,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn answers_wait_until_those_before_them_are_taken() {
         let room = Arc::new(Room::new(3 << 20, Duration::MAX));
-        let first = Large::take(&mut answer(2, 1 << 20), &room).await.unwrap().unwrap().body().unwrap();
+        let first = Large::take(&mut answer(2, 1 << 20), &room).await.unwrap().unwrap();
         let second = tokio::spawn({
             let room = room.clone();
             async move { Large::take(&mut answer(2, 1 << 20), &room).await.map(|large| large.is_some()) }

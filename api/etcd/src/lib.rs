@@ -8,6 +8,7 @@ mod auth;
 mod background;
 pub mod backup;
 mod batch;
+mod body;
 mod call;
 mod context;
 mod convert;

@@ -21,6 +21,7 @@ use tower_service::Service;
 use crate::Error;
 use crate::asker::Services;
 use crate::auth::AuthService;
+use crate::body::OwnBody;
 use crate::call::{Received, Sent, Source};
 use crate::context::Context;
 use crate::deadline;
@@ -29,7 +30,6 @@ use crate::gateway::Gateway;
 use crate::health::HealthService;
 use crate::http as plain;
 use crate::kv::KvService;
-use crate::large::Large;
 use crate::lease::LeaseService;
 use crate::listener::Serves;
 use crate::lock::LockService;
@@ -175,7 +175,7 @@ impl Router {
             },
         };
         let mut response = told(response.unwrap_or_else(|never| match never {}));
-        if let Some(body) = response.extensions_mut().remove::<Large>().and_then(|large| large.body()) {
+        if let Some(body) = OwnBody::detach(&mut response) {
             *response.body_mut() = body;
         }
         call.ended(response.headers());

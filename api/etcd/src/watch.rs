@@ -4,18 +4,20 @@
 //! or a watch and no queue between them and the client. A slow client is simply not polled, and falls back to reading
 //! history when it is again.
 
+mod answers;
 mod ready;
 mod session;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
+use futures_util::stream;
 use kelson_wire::pb::etcdserverpb::watch_server::Watch;
 use kelson_wire::pb::etcdserverpb::{WatchRequest, WatchResponse};
+use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Caller;
+use crate::body::OwnBody;
 use crate::context::Context;
 use session::Session;
 
@@ -32,13 +34,17 @@ impl WatchService {
 
 #[tonic::async_trait]
 impl Watch for WatchService {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+    /// The answers are the session's own body.
+    type WatchStream = stream::Empty<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         self.context.require_leader(request.metadata())?;
         let caller = Caller::of(&request);
         // Waits for a token that is known elsewhere already; whether it is good is told of each watch.
         _ = self.context.identify(&caller).await;
-        Ok(Response::new(Box::pin(Session::new(self.context.clone(), caller, request.into_inner()))))
+        let session = Session::new(self.context.clone(), caller, request.into_inner());
+        let mut response = Response::new(stream::empty());
+        OwnBody::attach(&mut response, Body::new(session));
+        Ok(response)
     }
 }

@@ -1,7 +1,7 @@
 //! One stream of the Watch service: the watches on it, and what it says next.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,33 +11,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use http::HeaderMap;
+use http_body::Frame;
 use kelson_engine::auth::AuthListener;
 use kelson_engine::command::KeyRange;
-use kelson_engine::{Event, EventKind, WatchPoll, WatchSpec, Watcher};
+use kelson_engine::{WatchPoll, WatchSpec, Watcher};
 use kelson_wire::pb::etcdserverpb::watch_create_request::FilterType;
 use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
 use kelson_wire::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
-use kelson_wire::pb::mvccpb;
-use prost::Message;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
+use super::answers::{Answers, Encoded, TooLarge};
 use super::ready::{Bell, Ready};
 use crate::auth::{Caller, Holder};
 use crate::batch::BatchSize;
 use crate::context::Context;
-use crate::convert;
 use crate::refusal;
 
 /// Says that an answer is for no watch in particular.
 const NO_WATCH: i64 = -1;
 
-/// Requests taken in before something is sent.
+/// Requests taken in, and watches polled, before others on this thread have their turn.
 const REQUESTS: usize = 16;
-
-/// Watches polled in vain before others on this thread have their turn.
-const POLLS: usize = 64;
+const POLLS: usize = 256;
 
 /// One watch.
 struct Watch {
@@ -72,13 +70,18 @@ pub(super) struct Session {
     next_id: i64,
     ready: Arc<Ready>,
     /// Answers to send; bounded, because it is emptied before more is taken in.
-    out: VecDeque<WatchResponse>,
+    out: Answers,
+    /// A message that could not be sent, which ends the stream.
+    too_large: Option<TooLarge>,
+    encoded: Encoded,
     /// Progress was asked for: answered when every watch has told everything up to this revision.
     progress_wanted: Option<i64>,
     /// Watches polled since the last look whether that is so.
     polls: usize,
     progress_clock: Option<Pin<Box<Sleep>>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// How the stream ends, once all that was said before is sent.
+    end: Option<Status>,
     ended: bool,
 }
 
@@ -100,11 +103,14 @@ impl Session {
             compacted: HashSet::new(),
             next_id: 0,
             ready: Arc::default(),
-            out: VecDeque::new(),
+            out: Answers::default(),
+            too_large: None,
+            encoded: Encoded::default(),
             progress_wanted: None,
             polls: 0,
             progress_clock: None,
             stopping,
+            end: None,
             ended: false,
         }
     }
@@ -114,7 +120,28 @@ impl Session {
     }
 
     fn say(&mut self, revision: i64, watch_id: i64, response: WatchResponse) {
-        self.out.push_back(WatchResponse { header: self.context.header(revision), watch_id, ..response });
+        let response = WatchResponse { header: self.context.header(revision), watch_id, ..response };
+        let said = self.out.push(&response, &[]);
+        self.too_large = said.err().or(self.too_large.take());
+    }
+
+    /// Tells the events that were encoded last.
+    fn say_events(&mut self, revision: i64, watch_id: i64, fragment: bool) {
+        let header = self.context.header(revision);
+        let mut response = WatchResponse { header, watch_id, ..Default::default() };
+        let said = if fragment {
+            // What is larger than a message may be is split; all parts but the last say that more follows.
+            let mut parts = self.encoded.parts(self.context.options.max_message_bytes()).peekable();
+            std::iter::from_fn(|| parts.next().map(|part| (part, parts.peek().is_some()))).try_for_each(
+                |(part, more)| {
+                    response.fragment = more;
+                    self.out.push(&response, part)
+                },
+            )
+        } else {
+            self.out.push(&response, self.encoded.bytes())
+        };
+        self.too_large = said.err().or(self.too_large.take());
     }
 
     fn take_in(&mut self, request: WatchRequest) {
@@ -299,16 +326,11 @@ impl Session {
                 // There may be more; it has its turn after the others.
                 watch.bell.ring();
                 self.context.metrics.counters().events.fetch_add(events.len() as u64, Relaxed);
-                let prev_kv = watch.watcher.spec().prev_kv;
-                let compacted = self.context.node.reader().compacted_revision();
                 // What is compacted is told by nobody, even while it can still be found.
-                let tells = |event: &Event| prev_kv && event.revision() > compacted;
-                let events: Vec<_> = events.iter().map(|event| pb_event(event, tells(event))).collect();
-                if fragment {
-                    self.say_fragments(revision, id, events);
-                } else {
-                    self.say(revision, id, WatchResponse { events, ..Default::default() });
-                }
+                let prev_kv = watch.watcher.spec().prev_kv;
+                let previous_after = prev_kv.then(|| self.context.node.reader().compacted_revision());
+                self.encoded.encode(events, previous_after);
+                self.say_events(revision, id, fragment);
                 // Until it is found to have nothing more to tell; one whose client does not read is not asked.
                 self.note(id, true);
             }
@@ -328,26 +350,6 @@ impl Session {
                 self.say(self.revision(), id, canceled);
             }
         }
-    }
-
-    /// Splits what is larger than a message may be; all parts but the last say that more follows.
-    fn say_fragments(&mut self, revision: i64, id: i64, events: Vec<mvccpb::Event>) {
-        let most = self.context.options.max_message_bytes();
-        let mut part = Vec::new();
-        let mut bytes = 0;
-        for event in events {
-            // With the bytes that name the field and its length.
-            let length = event.encoded_len();
-            let cost = 1 + prost::length_delimiter_len(length) + length;
-            if !part.is_empty() && bytes + cost >= most {
-                let events = std::mem::take(&mut part);
-                self.say(revision, id, WatchResponse { events, fragment: true, ..Default::default() });
-                bytes = 0;
-            }
-            bytes += cost;
-            part.push(event);
-        }
-        self.say(revision, id, WatchResponse { events: part, ..Default::default() });
     }
 
     /// Answers a request for progress if every watch has told everything up to it.
@@ -382,7 +384,7 @@ impl Session {
 
     /// Takes requests in; an error ends the stream.
     fn poll_requests(&mut self, task: &mut Task<'_>) -> Result<(), Status> {
-        while self.out.len() < REQUESTS {
+        for _ in 0..REQUESTS {
             let Some(requests) = &mut self.requests else { return Ok(()) };
             match Pin::new(requests).poll_next(task) {
                 Poll::Ready(Some(Ok(request))) => self.take_in(request),
@@ -391,6 +393,8 @@ impl Session {
                 Poll::Pending => return Ok(()),
             }
         }
+        // There may be more, after what is said to these.
+        task.waker().wake_by_ref();
         Ok(())
     }
 
@@ -416,66 +420,68 @@ impl Session {
         self.check_auth();
     }
 
-    fn end(&mut self, status: Status) -> Poll<Option<Result<WatchResponse, Status>>> {
-        self.ended = true;
-        Poll::Ready(Some(Err(status)))
-    }
-}
-
-impl Stream for Session {
-    type Item = Result<WatchResponse, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
+    /// Does what there is to do, until there is enough to send or nothing more to do.
+    ///
+    /// # Errors
+    /// How the stream ends.
+    fn work(&mut self, task: &mut Task<'_>) -> Result<(), Status> {
+        if self.stopping.as_mut().poll(task).is_ready() {
+            return Err(Status::unavailable(refusal::STOPPED));
         }
-        this.ready.register(task.waker());
-        this.listen(task.waker());
-        let mut in_vain = 0;
-        loop {
-            if let Some(answer) = this.out.pop_front() {
-                return Poll::Ready(Some(Ok(answer)));
+        self.poll_requests(task)?;
+        self.poll_clock(task);
+        for _ in 0..POLLS {
+            if let Some(TooLarge(length)) = self.too_large.take() {
+                let text = format!("trying to send message larger than max ({length} vs. {})", i32::MAX);
+                return Err(Status::resource_exhausted(text));
             }
-            if this.stopping.as_mut().poll(task).is_ready() {
-                return this.end(Status::unavailable(refusal::STOPPED));
+            if self.out.is_full() {
+                return Ok(());
             }
-            if let Err(status) = this.poll_requests(task) {
-                return this.end(status);
-            }
-            this.poll_clock(task);
-            if !this.out.is_empty() {
-                continue;
-            }
-            match this.ready.pop() {
+            match self.ready.pop() {
                 Some(id) => {
-                    this.poll_watch(id);
-                    this.polls += 1;
+                    self.poll_watch(id);
+                    self.polls += 1;
                     // Where some watch always has something to tell, progress must still be noticed.
-                    if this.polls > this.watches.len() {
-                        this.check_progress();
-                    }
-                    in_vain += 1;
-                    if in_vain > POLLS && this.out.is_empty() {
-                        task.waker().wake_by_ref();
-                        return Poll::Pending;
+                    if self.polls > self.watches.len() {
+                        self.check_progress();
                     }
                 }
                 None => {
-                    this.check_progress();
-                    if this.out.is_empty() && this.progress_wanted.is_none() {
-                        return Poll::Pending;
-                    }
-                    if this.out.is_empty() {
-                        in_vain += 1;
-                        if in_vain > POLLS {
-                            task.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
+                    self.check_progress();
+                    if self.progress_wanted.is_none() {
+                        self.encoded = Encoded::default();
+                        return Ok(());
                     }
                 }
             }
         }
+        task.waker().wake_by_ref();
+        Ok(())
+    }
+}
+
+impl http_body::Body for Session {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.end.is_none() && !this.ended {
+            this.ready.register(task.waker());
+            this.listen(task.waker());
+            this.end = this.work(task).err();
+        }
+        if let Some(piece) = this.out.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let Some(end) = this.end.take() else { return Poll::Pending };
+        this.ended = true;
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(end.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 }
 
@@ -486,19 +492,6 @@ impl Drop for Session {
         counters.watchers.fetch_sub(self.watches.len() as u64, Relaxed);
         let behind = self.watches.values().filter(|watch| watch.behind).count();
         counters.slow_watchers.fetch_sub(behind as u64, Relaxed);
-    }
-}
-
-/// Events are shared: one knows its previous version as soon as any watch wanted it.
-fn pb_event(event: &Event, prev_kv: bool) -> mvccpb::Event {
-    let kind = match event.kind {
-        EventKind::Put => mvccpb::event::EventType::Put,
-        EventKind::Delete => mvccpb::event::EventType::Delete,
-    };
-    mvccpb::Event {
-        r#type: kind.into(),
-        kv: Some(convert::key_value(event.kv.clone())),
-        prev_kv: event.prev_kv().filter(|_| prev_kv).cloned().map(convert::key_value),
     }
 }
 

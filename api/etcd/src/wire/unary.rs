@@ -10,6 +10,7 @@ use h2::{RecvStream, SendStream};
 use kelson_wire::pb::etcdserverpb::RangeRequest;
 use prost::Message;
 use tokio::time::{Instant, Sleep};
+use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::head::{Head, Hot};
@@ -242,8 +243,8 @@ fn answer(kv: &KvService, hot: Hot, caller: Caller, message: Bytes) -> Result<Re
 async fn range(kv: KvService, caller: Caller, request: RangeRequest) -> Result<Reply, Status> {
     let mut answer = kv.do_range(&caller, request).await?;
     let large = Large::take(&mut answer, kv.room()).await?;
-    Ok(match large.and_then(|large| large.body()) {
-        Some(body) => Reply::Body(body),
+    Ok(match large {
+        Some(large) => Reply::Body(Body::new(large)),
         None => reply::range(answer),
     })
 }

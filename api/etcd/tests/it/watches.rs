@@ -147,6 +147,30 @@ async fn events_of_one_revision_are_split_only_where_the_watch_allows_it() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_one_stream_tell_the_same_events_each_in_its_way() {
+    let server = Server::start(ServerOptions::default()).await;
+    let mut kv = KvClient::new(connect(&server));
+    kv.put(put("k", "old")).await.unwrap();
+    let mut watches = Watches::open(&server).await;
+    let ways = [(false, Vec::new()), (true, Vec::new()), (false, vec![1]), (true, Vec::new()), (false, vec![0])];
+    for (prev_kv, filters) in ways.clone() {
+        assert!(watches.create(WatchCreateRequest { prev_kv, filters, ..everything() }).await.created);
+    }
+    kv.put(put("k", "new")).await.unwrap();
+    let mut told = [0; 5];
+    for _ in 0..4 {
+        let answer = watches.next().await;
+        let at = answer.watch_id as usize;
+        told[at] += 1;
+        let [event] = &answer.events[..] else { panic!("one event: {answer:?}") };
+        assert_eq!(event.kv.as_ref().unwrap().value, "new");
+        assert_eq!(event.prev_kv.as_ref().map(|kv| &kv.value[..]), ways[at].0.then_some(&b"old"[..]));
+    }
+    assert_eq!(told, [1, 1, 1, 1, 0], "the last one leaves puts out");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_quiet_watch_that_asked_for_it_hears_where_it_stands() {
     let options = ServerOptions { progress_notify_interval: Duration::from_millis(50), ..Default::default() };

@@ -179,12 +179,15 @@ impl Entry {
     }
 
     /// How many of the oldest writes nobody may read any more once history is compacted at `revision`: all before
-    /// the one that is visible there, and that one too if it is a tombstone. A tombstone at `revision` itself is
-    /// kept, because a watch may start there.
+    /// the one that is visible there, and that one too if it is a tombstone. Writes at `revision` itself are kept,
+    /// tombstones and those that others of the same transaction replaced too, because a watch may start there.
     fn dead(&self, revision: i64) -> usize {
         let Some(last) = self.upto(revision).checked_sub(1) else { return 0 };
         let version = self.version(last);
-        last + usize::from(version.tombstone && version.at.main < revision)
+        if version.at.main == revision {
+            return self.upto(revision - 1);
+        }
+        last + usize::from(version.tombstone)
     }
 
     /// Whether [`Entry::trim`] would drop anything.
@@ -273,6 +276,19 @@ mod tests {
         assert_eq!(reader.visible(5), Some(at(4)));
         assert_eq!(writer.visible(20), Some(at(20)));
         assert_eq!(writer.visible(5), Some(at(4)));
+    }
+
+    #[test]
+    fn trimming_keeps_every_write_of_the_compacted_revision() {
+        let mut entry = Entry::default();
+        for (main, sub) in [(2, 0), (4, 0), (4, 1), (5, 0)] {
+            entry.write(Change::Put { at: Revision { main, sub }, lease: 0 });
+        }
+        let mut dropped = Vec::new();
+        assert!(!entry.trim(4, &mut dropped));
+        assert_eq!(dropped, [at(2)]);
+        assert!(!entry.trim(5, &mut dropped));
+        assert_eq!(dropped, [at(2), at(4), Revision { main: 4, sub: 1 }]);
     }
 
     #[test]

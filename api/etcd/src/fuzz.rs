@@ -74,6 +74,11 @@ pub fn request(data: &[u8]) {
     }
 }
 
+/// The body of a call and the pieces in which it comes: see the wire's own words.
+pub fn call(data: &[u8]) {
+    crate::wire::check(data);
+}
+
 /// A path of the JSON gateway and its body: see the gateway's own words.
 pub fn json(data: &[u8]) {
     crate::gateway::check(data);
@@ -148,6 +153,11 @@ mod tests {
     #[test]
     fn requests() {
         replay("request", super::request);
+    }
+
+    #[test]
+    fn calls() {
+        replay("call", super::call);
     }
 
     #[test]

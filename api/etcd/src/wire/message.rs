@@ -122,11 +122,11 @@ impl Gather {
     ///
     /// # Errors
     /// The status of a call whose body ended too early.
-    pub(crate) fn end(self) -> Result<Bytes, Status> {
+    pub(crate) fn end(&mut self) -> Result<Bytes, Status> {
         if self.left > 0 || self.have > 0 {
             return Err(Status::internal("Unexpected EOF decoding stream."));
         }
-        match self.first {
+        match std::mem::take(&mut self.first) {
             First::Whole(message) => Ok(message),
             _ => Err(Status::internal("Missing request message.")),
         }

@@ -3,6 +3,8 @@
 //! all others get a task of their own and go to tonic's services, the gateway, or plain HTTP.
 
 mod body;
+#[cfg(any(test, feature = "fuzz"))]
+mod check;
 mod connection;
 mod head;
 mod keepalive;
@@ -29,6 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use body::Body;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use check::check;
 use connection::{Connection, End};
 use keepalive::KeepAlive;
 use piece::Held;

@@ -81,7 +81,7 @@ impl Incoming {
                 Some(Err(_)) => return Poll::Ready(None),
                 None => {}
             }
-            return Poll::Ready(Some(std::mem::take(&mut self.gather).end()));
+            return Poll::Ready(Some(self.gather.end()));
         }
     }
 }

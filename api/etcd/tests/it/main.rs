@@ -2,6 +2,8 @@
 
 mod auth;
 mod bounds;
+mod floods;
+mod frames;
 mod harness;
 mod json;
 mod metrics;
@@ -11,3 +13,4 @@ mod property;
 mod scenario;
 mod stores;
 mod watches;
+mod wire;

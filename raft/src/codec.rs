@@ -10,6 +10,7 @@ use openraft::{EntryPayload, entry::RaftEntry};
 
 use crate::{
     batch::Batch,
+    log::disk::Record,
     types::{LeaderId, LocalVote, LogEntry, LogId, Membership, Peer, StoredMembership},
 };
 
@@ -30,25 +31,36 @@ pub(crate) struct Identity {
     pub(crate) node: u64,
 }
 
-pub(crate) fn encode_entry(entry: &LogEntry) -> Vec<u8> {
+/// The record of an entry. Commands are not copied: they are its second part as they are.
+pub(crate) fn entry_record(entry: &LogEntry) -> Record {
+    let mut head = start(ENTRY_OVERHEAD);
+    put_log_id(&mut head, &entry.log_id());
     let payload = match &entry.payload {
-        EntryPayload::Normal(batch) => batch.encoded().len(),
-        _ => 64,
-    };
-    let mut out = start(ENTRY_OVERHEAD + payload);
-    put_log_id(&mut out, &entry.log_id());
-    match &entry.payload {
-        EntryPayload::Blank => out.push(BLANK),
+        EntryPayload::Blank => {
+            head.push(BLANK);
+            Bytes::new()
+        }
         EntryPayload::Normal(batch) => {
-            out.push(COMMANDS);
-            out.extend_from_slice(batch.encoded());
+            head.push(COMMANDS);
+            batch.encoded().clone()
         }
         EntryPayload::Membership(membership) => {
-            out.push(MEMBERSHIP);
-            put_membership(&mut out, membership);
+            head.push(MEMBERSHIP);
+            put_membership(&mut head, membership);
+            Bytes::new()
         }
-    }
-    seal(out)
+    };
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&head[HEADER..]);
+    crc.update(&payload);
+    head[1..HEADER].copy_from_slice(&crc.finalize().to_le_bytes());
+    Record { head, payload }
+}
+
+/// The same in one piece.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn encode_entry(entry: &LogEntry) -> Vec<u8> {
+    entry_record(entry).to_bytes().to_vec()
 }
 
 pub(crate) fn decode_entry(record: &Bytes) -> Result<LogEntry, String> {

@@ -47,8 +47,8 @@ pub struct Config {
     pub max_batch_commands: usize,
     /// The state is flushed and the log in front of it dropped after this many entries ...
     pub snapshot_entries: u64,
-    /// ... or this many bytes of log, whichever comes first. Also bounds what a restart replays. Kept well below the
-    /// memtable of the log on disk, most entries are dropped before they would be written a second time.
+    /// ... or this many bytes of log, whichever comes first. Also bounds what a restart replays. About what the
+    /// state holds in memory before it writes it out by itself.
     pub snapshot_bytes: u64,
     /// Bytes of recent log kept in memory, so that applying and replicating need not read the disk. What is not yet
     /// on disk is kept whatever this says.

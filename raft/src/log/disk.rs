@@ -25,12 +25,36 @@ impl Meta {
     }
 }
 
+/// The record of an entry, in two parts that follow each other: what is large is not copied to be written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Bytes,
+}
+
+impl Record {
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    /// Both parts in one.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        [&self.head[..], &self.payload].concat().into()
+    }
+}
+
+impl From<Bytes> for Record {
+    fn from(payload: Bytes) -> Record {
+        Record { head: Vec::new(), payload }
+    }
+}
+
 /// One change; a list of them is written as one atomic, ordered unit.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     Put {
         index: u64,
-        record: Vec<u8>,
+        record: Record,
     },
     /// Drops every entry from this index on.
     Truncate {

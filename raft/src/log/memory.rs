@@ -25,7 +25,7 @@ impl Content {
         match change {
             Change::Put { index, record } => {
                 self.bytes += record.len() as u64;
-                if let Some(old) = self.entries.insert(*index, Bytes::copy_from_slice(record)) {
+                if let Some(old) = self.entries.insert(*index, record.to_bytes()) {
                     self.bytes -= old.len() as u64;
                 }
             }

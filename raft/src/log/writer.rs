@@ -144,7 +144,7 @@ impl Writer {
                 Request::Append { entries, .. } => {
                     sync = true;
                     for entry in entries {
-                        changes.push(Change::Put { index: entry.index(), record: codec::encode_entry(entry) });
+                        changes.push(Change::Put { index: entry.index(), record: codec::entry_record(entry) });
                         durable = Some(entry.index());
                     }
                 }

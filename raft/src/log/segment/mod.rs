@@ -245,15 +245,16 @@ fn next_size(room: u64) -> u64 {
 fn weight(change: &Change) -> usize {
     PUT_HEAD
         + match change {
-            Change::Put { record, .. } | Change::Meta { record, .. } => record.len(),
+            Change::Put { record, .. } => record.len(),
+            Change::Meta { record, .. } => record.len(),
             Change::Truncate { .. } | Change::Purge { .. } => 0,
         }
 }
 
 fn push(frame: &mut Frame, change: &Change) -> io::Result<()> {
-    let (start, record) = record::encode(change).ok_or_else(too_long)?;
+    let (start, parts) = record::encode(change).ok_or_else(too_long)?;
     frame.push(start.bytes());
-    frame.push(record);
+    parts.into_iter().for_each(|part| frame.push(part));
     Ok(())
 }
 
@@ -327,7 +328,7 @@ impl Disk for SegmentDisk {
         if let Some((first, last)) = bounds {
             let entries = self.read(first..last + 1, REWRITTEN)?;
             if entries.len() as u64 == last - first + 1 {
-                kept.extend(entries.into_iter().map(|(index, record)| Change::Put { index, record: record.to_vec() }));
+                kept.extend(entries.into_iter().map(|(index, record)| Change::Put { index, record: record.into() }));
             }
         }
         self.store(writer, &kept, true)?;

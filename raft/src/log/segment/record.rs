@@ -36,32 +36,33 @@ impl Start {
     }
 }
 
-/// A change in two parts, the second of which is its record. `None` for a record whose length cannot be written down.
-pub(super) fn encode(change: &Change) -> Option<(Start, &[u8])> {
+/// A change in parts that follow each other, the first of which is not its record. `None` for a record whose length cannot
+/// be written down.
+pub(super) fn encode(change: &Change) -> Option<(Start, [&[u8]; 2])> {
     let mut start = Start::default();
-    let record: &[u8] = match change {
+    let parts: [&[u8]; 2] = match change {
         Change::Put { index, record } => {
             start.push(&[PUT]);
             start.push(&index.to_le_bytes());
-            record
+            [&record.head, &record.payload]
         }
         Change::Truncate { from } => {
             start.push(&[TRUNCATE]);
             start.push(&from.to_le_bytes());
-            return Some((start, &[]));
+            return Some((start, [&[], &[]]));
         }
         Change::Purge { upto } => {
             start.push(&[PURGE]);
             start.push(&upto.to_le_bytes());
-            return Some((start, &[]));
+            return Some((start, [&[], &[]]));
         }
         Change::Meta { name, record } => {
             start.push(&[META, *name as u8]);
-            record
+            [record, &[]]
         }
     };
-    start.push(&u32::try_from(record.len()).ok()?.to_le_bytes());
-    Some((start, record))
+    start.push(&u32::try_from(parts[0].len() + parts[1].len()).ok()?.to_le_bytes());
+    Some((start, parts))
 }
 
 /// One change of a body that is being read. Records of entries stay where they are: `at` is the first byte of one,
@@ -180,6 +181,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::disk::Record;
     use super::*;
     use proptest::prelude::*;
 
@@ -187,16 +189,16 @@ mod tests {
     fn changes_survive_the_round_trip() {
         let record = vec![7; 300];
         let changes = [
-            Change::Put { index: 9, record: record.clone() },
+            Change::Put { index: 9, record: Record { head: vec![7; 30], payload: vec![7; 270].into() } },
             Change::Truncate { from: u64::MAX },
             Change::Purge { upto: 0 },
             Change::Meta { name: Meta::Purged, record: vec![1, 2] },
         ];
         let mut body = Vec::new();
         for change in &changes {
-            let (start, record) = encode(change).unwrap();
+            let (start, parts) = encode(change).unwrap();
             body.extend_from_slice(start.bytes());
-            body.extend_from_slice(record);
+            parts.iter().for_each(|part| body.extend_from_slice(part));
         }
         let mut read = Vec::new();
         decode(&body, &mut |change| read.push(change)).unwrap();

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::memory::Content;
+use crate::log::{disk::Record, memory::Content};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -33,6 +33,11 @@ fn record(index: u64, seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7 + seed * 31 + index as usize) as u8).collect()
 }
 
+fn halves(mut record: Vec<u8>) -> Record {
+    let payload = record.split_off(record.len() / 2);
+    Record { head: record, payload: payload.into() }
+}
+
 /// A log in a directory, and what should be in it.
 struct Pair {
     disk: SegmentDisk,
@@ -56,7 +61,7 @@ impl Pair {
             Step::Put(lengths) => {
                 let puts: Vec<_> = (self.next..)
                     .zip(lengths)
-                    .map(|(index, length)| Change::Put { index, record: record(index, seed, *length) })
+                    .map(|(index, length)| Change::Put { index, record: halves(record(index, seed, *length)) })
                     .collect();
                 self.next += puts.len() as u64;
                 self.write(&puts, true);
@@ -93,7 +98,7 @@ fn content(disk: &SegmentDisk) -> Content {
         }
     }
     for (index, record) in disk.read(0..u64::MAX, usize::MAX).unwrap() {
-        content.apply(&Change::Put { index, record: record.to_vec() });
+        content.apply(&Change::Put { index, record: record.into() });
     }
     content
 }
@@ -207,7 +212,7 @@ proptest! {
 }
 
 fn puts(range: std::ops::RangeInclusive<u64>, length: usize) -> Vec<Change> {
-    range.map(|index| Change::Put { index, record: record(index, 0, length) }).collect()
+    range.map(|index| Change::Put { index, record: halves(record(index, 0, length)) }).collect()
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use tokio::net::TcpStream;
 
 use crate::error::Error;
@@ -116,6 +117,21 @@ impl Connection {
             let _ = connection.await;
         });
         Ok(Connection { sender, heads })
+    }
+
+    /// The same connection, for calls that the server is to give up after `limit`.
+    ///
+    /// # Errors
+    /// None: a limit of any length can be told.
+    pub fn with_timeout(&self, limit: Duration) -> Result<Connection, Error> {
+        // gRPC allows eight digits.
+        let text = format!("{}m", limit.as_millis().clamp(1, 99_999_999));
+        let value = HeaderValue::try_from(text).map_err(|error| Error::Answer(error.to_string()))?;
+        let mut heads = self.heads.to_vec();
+        for head in &mut heads {
+            head.headers_mut().insert("grpc-timeout", value.clone());
+        }
+        Ok(Connection { sender: self.sender.clone(), heads: heads.into() })
     }
 
     fn head(&self, method: Method) -> Request<()> {

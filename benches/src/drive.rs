@@ -83,8 +83,12 @@ pub struct Load {
     pub first: u64,
     /// What a refusal means.
     pub failures: Failures,
-    /// Latest answer that still counts as good, from when the request was due.
-    pub patience: Duration,
+    /// How long a client waits for an answer, from the sending; the server is told, and the request cancelled then.
+    pub timeout: Option<Duration>,
+    /// Whether a request that is due while every client waits is dropped. Otherwise it is sent late. Open loops only.
+    pub drop_late: bool,
+    /// Answers later than this after the start are counted, but not as [`Outcome::within`].
+    pub window: Duration,
     /// Longest that the run may take.
     pub deadline: Duration,
 }
@@ -94,10 +98,12 @@ pub struct Load {
 pub struct Outcome {
     /// Requests that were answered well.
     pub answered: u64,
-    /// Requests that were answered well within the run's patience.
-    pub timely: u64,
-    /// Requests that the server refused.
+    /// Those of them that came within the load's window.
+    pub within: u64,
+    /// Requests that the server refused, or did not answer in time.
     pub failed: u64,
+    /// Requests that were due and never sent: no client was idle.
+    pub dropped: u64,
     /// The first refusal.
     pub refusal: Option<String>,
     /// From the first request to the last answer.
@@ -113,10 +119,16 @@ impl Outcome {
     }
 }
 
+/// What a server says, or would say, of a request whose time is over.
+fn timed_out(method: Method) -> Error {
+    Error::Status { method: method.path(), code: 4, message: "context deadline exceeded".into() }
+}
+
 /// What the workers of one thread have seen.
 pub(crate) struct Tally {
-    pub timely: u64,
+    pub within: u64,
     pub failed: u64,
+    pub dropped: u64,
     pub refusal: Option<String>,
     pub latencies: Histogram<u64>,
     /// Since the start of the run.
@@ -147,12 +159,31 @@ impl Shared {
     }
 }
 
+/// Requests that are due and not sent yet, and those who may send them.
+#[derive(Default)]
+struct Due {
+    /// Oldest first. As many as there are idle workers where late requests are dropped, else as many as the run has.
+    requests: VecDeque<(u64, Duration)>,
+    /// Workers that wait for a request.
+    idle: usize,
+}
+
+impl Due {
+    /// Queues a request; false if it is to be dropped.
+    fn push(&mut self, request: (u64, Duration), drop_late: bool) -> bool {
+        let room = !drop_late || self.requests.len() < self.idle;
+        if room {
+            self.requests.push_back(request);
+        }
+        room
+    }
+}
+
 /// What the workers of one load thread share.
 pub(crate) struct Lane {
     pub shared: Arc<Shared>,
     pub tally: Mutex<Tally>,
-    /// Requests that are due and not sent yet, oldest first; at most as many as the run has.
-    due: Mutex<VecDeque<(u64, Duration)>>,
+    due: Mutex<Due>,
     news: Notify,
     /// Every request of this lane has become due.
     all_due: AtomicBool,
@@ -160,23 +191,31 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub fn new(shared: Arc<Shared>) -> Result<Lane, Error> {
-        let tally = Tally { timely: 0, failed: 0, refusal: None, latencies: histogram()?, last: Duration::ZERO };
+        let tally =
+            Tally { within: 0, failed: 0, dropped: 0, refusal: None, latencies: histogram()?, last: Duration::ZERO };
         Ok(Lane {
             shared,
             tally: Mutex::new(tally),
-            due: Mutex::new(VecDeque::new()),
+            due: Mutex::default(),
             news: Notify::new(),
             all_due: AtomicBool::new(false),
         })
     }
 
     /// The next request and when it is, or was, due; `None` when there is none left.
-    async fn take(&self) -> Option<(u64, Duration)> {
+    pub async fn take(&self) -> Option<(u64, Duration)> {
         if let Pace::Closed { operations } = self.shared.load.pace {
             let number = self.shared.issued.fetch_add(1, Ordering::Relaxed);
             let more = number < operations && !self.shared.over.load(Ordering::Relaxed);
             return more.then(|| (number, self.shared.began.elapsed()));
         }
+        self.due.lock().idle += 1;
+        let request = self.take_due().await;
+        self.due.lock().idle -= 1;
+        request
+    }
+
+    async fn take_due(&self) -> Option<(u64, Duration)> {
         loop {
             if self.shared.over.load(Ordering::Relaxed) {
                 return None;
@@ -184,7 +223,7 @@ impl Lane {
             let news = self.news.notified();
             // The flag first: it is set after the last request was queued.
             let last = self.all_due.load(Ordering::Acquire);
-            if let Some(request) = self.due.lock().pop_front() {
+            if let Some(request) = self.due.lock().requests.pop_front() {
                 return Some(request);
             }
             if last {
@@ -192,6 +231,11 @@ impl Lane {
             }
             news.await;
         }
+    }
+
+    /// Lets idle workers see that the run is over.
+    pub fn wake(&self) {
+        self.news.notify_waiters();
     }
 
     /// Queues the requests of lane `lane` of `lanes` as they become due.
@@ -204,8 +248,11 @@ impl Lane {
             let elapsed = self.shared.began.elapsed();
             let count = schedule.count(elapsed);
             while next < count {
-                self.due.lock().push_back((next, schedule.due(next)));
-                self.news.notify_one();
+                let due = (next, schedule.due(next));
+                match self.due.lock().push(due, self.shared.load.drop_late) {
+                    true => self.news.notify_one(),
+                    false => self.tally.lock().dropped += 1,
+                }
                 next += lanes;
             }
             if next < schedule.total() {
@@ -222,7 +269,14 @@ impl Lane {
         let load = &self.shared.load;
         while let Some((number, due)) = self.take().await {
             let call = source.next(load.first + number, self.shared.began + due);
-            let answer = connection.unary(call.method, call.framed, call.keep).await;
+            let answering = connection.unary(call.method, call.framed, call.keep);
+            let answer = match load.timeout {
+                None => answering.await,
+                // The server is told of the same limit, so either side may be the first to give up.
+                Some(limit) => {
+                    tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| Err(timed_out(call.method)))
+                }
+            };
             let now = self.shared.began.elapsed();
             let refusal = match answer {
                 Ok(message) => {
@@ -234,21 +288,40 @@ impl Lane {
                 }
                 Err(error) => return Err(error),
             };
-            let mut tally = self.tally.lock();
-            tally.last = now;
-            match refusal {
-                None => {
-                    tally.timely += u64::from(now.saturating_sub(due) <= load.patience);
-                    record(&mut tally.latencies, due, now);
-                }
-                Some(words) => {
-                    tally.failed += 1;
-                    tally.refusal.get_or_insert(words);
-                }
-            }
-            drop(tally);
-            self.shared.done.fetch_add(1, Ordering::Relaxed);
+            self.note(due, now, refusal);
         }
         Ok(())
+    }
+
+    /// Counts an answer.
+    pub fn note(&self, due: Duration, now: Duration, refusal: Option<String>) {
+        let mut tally = self.tally.lock();
+        tally.last = now;
+        match refusal {
+            None => {
+                tally.within += u64::from(now <= self.shared.load.window);
+                record(&mut tally.latencies, due, now);
+            }
+            Some(words) => {
+                tally.failed += 1;
+                tally.refusal.get_or_insert(words);
+            }
+        }
+        drop(tally);
+        self.shared.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_dropped_when_no_client_is_idle_and_only_if_that_is_wanted() {
+        let mut due = Due { idle: 2, ..Due::default() };
+        let pushed: Vec<_> = (0..4).map(|number| due.push((number, Duration::ZERO), true)).collect();
+        assert_eq!(pushed, [true, true, false, false]);
+        assert!(due.push((4, Duration::ZERO), false), "a late request waits");
+        assert_eq!(due.requests.len(), 3);
     }
 }

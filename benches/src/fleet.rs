@@ -1,7 +1,6 @@
 //! Connections on threads of their own, and runs on them.
 
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -19,8 +18,19 @@ use crate::error::Error;
 use crate::frame::Keep;
 use crate::pace::histogram;
 
-/// Called about ten times a second with the number of answers so far; `Break` ends the run as interrupted.
-pub type Tick<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+/// Called about ten times a second with the number of answers so far; says how the run goes on.
+pub type Tick<'a> = &'a mut dyn FnMut(u64) -> Wish;
+
+/// What the caller of a run wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Continue,
+    /// Send no more; the run ends well when everything that is under way is answered.
+    Finish,
+    /// End now, as interrupted.
+    Abort,
+}
 
 /// Pause between two ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -132,19 +142,44 @@ impl Fleet {
         sources: Vec<Box<dyn Source>>,
         tick: Tick<'_>,
     ) -> Result<(Outcome, Vec<Box<dyn Source>>), Error> {
+        let (outcome, mut sources) =
+            self.gather(load, sources.into_iter().enumerate(), tick, |lane, connection, client| async move {
+                let (number, mut source) = client;
+                let mut connection = match lane.shared.load.timeout {
+                    Some(limit) => connection.with_timeout(limit)?,
+                    None => connection,
+                };
+                lane.work(&mut connection, &mut *source).await?;
+                Ok((number, source))
+            })?;
+        sources.sort_by_key(|(number, _)| *number);
+        Ok((outcome, sources.into_iter().map(|(_, source)| source).collect()))
+    }
+
+    /// Runs `work` for each of `clients`, spread evenly over the connections, and gives back what they return, in no
+    /// order. Blocks.
+    pub(crate) fn gather<C, T, F>(
+        &self,
+        load: Load,
+        clients: impl Iterator<Item = C>,
+        tick: Tick<'_>,
+        work: impl Fn(Arc<Lane>, Connection, C) -> F,
+    ) -> Result<(Outcome, Vec<T>), Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let shared = Arc::new(Shared::new(load));
         let lanes: Result<Vec<_>, _> = self.threads.iter().map(|_| Lane::new(shared.clone()).map(Arc::new)).collect();
         let lanes = lanes?;
         let (sender, receiver) = channel();
-        let mut tasks = AbortOnDrop(Vec::with_capacity(sources.len() + lanes.len()));
-        let clients = sources.len();
-        for (number, mut source) in sources.into_iter().enumerate() {
-            let (thread, mut connection) = self.connections[number % self.connections.len()].clone();
-            let (lane, sender) = (lanes[thread].clone(), sender.clone());
+        let mut tasks = AbortOnDrop(Vec::new());
+        for (number, client) in clients.enumerate() {
+            let (thread, connection) = self.connections[number % self.connections.len()].clone();
+            let (working, sender) = (work(lanes[thread].clone(), connection, client), sender.clone());
             let task = self.threads[thread].handle.spawn(async move {
-                let result = lane.work(&mut connection, &mut *source).await;
                 // Nobody hears it when the run was given up.
-                let _ = sender.send(result.map(|()| Some((number, source))));
+                let _ = sender.send(working.await.map(Some));
             });
             tasks.0.push(task.abort_handle());
         }
@@ -155,44 +190,47 @@ impl Fleet {
             });
             tasks.0.push(task.abort_handle());
         }
-        let ended = collect(&receiver, &shared, clients + lanes.len(), tick);
+        // Without a sender of its own it notices when a worker is gone.
+        drop(sender);
+        let ended = collect(&receiver, &lanes, &shared, tasks.0.len(), tick);
         shared.over.store(true, Ordering::Relaxed);
-        let mut sources = ended?;
-        sources.sort_by_key(|(number, _)| *number);
-        let outcome = sum(&lanes)?;
-        Ok((outcome, sources.into_iter().map(|(_, source)| source).collect()))
+        Ok((sum(&lanes)?, ended?))
     }
 }
 
-type Ended = Result<Option<(usize, Box<dyn Source>)>, Error>;
-
-fn collect(
-    receiver: &Receiver<Ended>,
+fn collect<T>(
+    receiver: &Receiver<Result<Option<T>, Error>>,
+    lanes: &[Arc<Lane>],
     shared: &Shared,
     tasks: usize,
     tick: Tick<'_>,
-) -> Result<Vec<(usize, Box<dyn Source>)>, Error> {
+) -> Result<Vec<T>, Error> {
     let limit = shared.load.deadline;
     let end = Instant::now() + limit;
-    let mut sources = Vec::with_capacity(tasks);
+    let mut found = Vec::with_capacity(tasks);
     let mut left = tasks;
     let mut next_tick = Instant::now() + TICK;
     while left > 0 {
         match receiver.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
             Ok(ended) => {
-                sources.extend(ended?);
+                found.extend(ended?);
                 left -= 1;
             }
             Err(RecvTimeoutError::Timeout) => {}
             // A worker that panicked took its sender along.
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::Interrupted),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::Answer("a client of the load is gone".into())),
         }
         let now = Instant::now();
         if now >= next_tick {
             next_tick = now + TICK;
             let done = shared.done.load(Ordering::Relaxed);
-            if tick(done).is_break() {
-                return Err(Error::Interrupted);
+            match tick(done) {
+                Wish::Continue => {}
+                Wish::Finish => {
+                    shared.over.store(true, Ordering::Relaxed);
+                    lanes.iter().for_each(|lane| lane.wake());
+                }
+                Wish::Abort => return Err(Error::Interrupted),
             }
             if now >= end {
                 let operations = shared.load.pace.operations();
@@ -200,17 +238,25 @@ fn collect(
             }
         }
     }
-    Ok(sources)
+    Ok(found)
 }
 
 fn sum(lanes: &[Arc<Lane>]) -> Result<Outcome, Error> {
-    let mut outcome =
-        Outcome { answered: 0, timely: 0, failed: 0, refusal: None, elapsed: Duration::ZERO, latencies: histogram()? };
+    let mut outcome = Outcome {
+        answered: 0,
+        within: 0,
+        failed: 0,
+        dropped: 0,
+        refusal: None,
+        elapsed: Duration::ZERO,
+        latencies: histogram()?,
+    };
     for lane in lanes {
         let tally = lane.tally.lock();
         outcome.answered += tally.latencies.len();
-        outcome.timely += tally.timely;
+        outcome.within += tally.within;
         outcome.failed += tally.failed;
+        outcome.dropped += tally.dropped;
         outcome.elapsed = outcome.elapsed.max(tally.last);
         if outcome.refusal.is_none() {
             outcome.refusal.clone_from(&tally.refusal);

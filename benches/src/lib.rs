@@ -14,15 +14,18 @@ mod drive;
 mod error;
 mod fleet;
 mod frame;
+pub mod lease;
 mod pace;
 pub mod source;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod watch;
 
 pub use connection::{Connection, Method, Receiving, Sending};
 pub use drive::{Call, Failures, Load, Outcome, Pace, Source};
 pub use error::Error;
-pub use fleet::{Fleet, Tick};
+pub use fleet::{Fleet, Tick, Wish};
 pub use frame::{Keep, frame};
 pub use pace::{LONGEST, Schedule, histogram};
 pub use watch::{Seen, Watch, Watching};

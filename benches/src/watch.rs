@@ -41,15 +41,21 @@ impl Seen {
         self.events.load(Ordering::Relaxed)
     }
 
+    /// Fails if a watcher has.
+    ///
+    /// # Errors
+    /// What ended it; once.
+    pub fn check(&self) -> Result<(), Error> {
+        self.failure.lock().take().map_or(Ok(()), Err)
+    }
+
     /// Microseconds from when each write was due to each delivery since the last call.
     ///
     /// # Errors
     /// What ended a watcher.
     pub fn latencies(&self) -> Result<Histogram<u64>, Error> {
-        match self.failure.lock().take() {
-            Some(error) => Err(error),
-            None => Ok(std::mem::replace(&mut *self.latencies.lock(), histogram()?)),
-        }
+        self.check()?;
+        Ok(std::mem::replace(&mut *self.latencies.lock(), histogram()?))
     }
 }
 

@@ -50,16 +50,20 @@ impl Source for List {
 /// A folder in pages, one request each, all at the revision of the first one; then again from the start.
 #[derive(Clone)]
 pub struct Pages {
-    /// Where.
-    pub folder: &'static str,
-    /// Keys there, numbered from 0.
-    pub keys: u64,
-    /// Keys of a page.
-    pub limit: u64,
+    folder: &'static str,
+    keys: u64,
+    limit: u64,
     /// Number of the next page's first key.
-    pub next: u64,
+    next: u64,
     /// Revision of the first page; 0 before it.
-    pub revision: i64,
+    revision: i64,
+}
+
+impl Pages {
+    /// Of a folder with `keys` keys, numbered from 0, `limit` on a page (at least one).
+    pub fn new(folder: &'static str, keys: u64, limit: u64) -> Pages {
+        Pages { folder, keys, limit: limit.max(1), next: 0, revision: 0 }
+    }
 }
 
 impl Source for Pages {
@@ -90,10 +94,9 @@ impl Source for Pages {
             )));
         }
         self.next += expected;
-        self.revision = answer.header.map_or(0, |header| header.revision).min(match self.revision {
-            0 => i64::MAX,
-            pinned => pinned,
-        });
+        if self.revision == 0 {
+            self.revision = answer.header.map_or(0, |header| header.revision);
+        }
         if self.next >= self.keys {
             (self.next, self.revision) = (0, 0);
         }
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other_at_one_revision_and_begin_again() {
-        let mut pages = Pages { folder: "list", keys: 5, limit: 2, next: 0, revision: 0 };
+        let mut pages = Pages::new("list", 5, 2);
         for (next, last, more, revision) in [(0, 2, true, 0), (2, 4, true, 9), (4, 5, false, 9), (0, 2, true, 0)] {
             assert_eq!((pages.next, pages.revision), (next, revision));
             let count = i64::try_from(5 - next).unwrap();

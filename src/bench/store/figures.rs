@@ -8,18 +8,18 @@ use serde::Serialize;
 /// Figures of a run by name; the names are fields of the JSON report, and end with their unit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Figures(BTreeMap<&'static str, f64>);
+pub struct Figures(BTreeMap<String, f64>);
 
 impl Figures {
     /// Notes a figure; one that is no number is left out.
-    pub fn set(&mut self, name: &'static str, figure: f64) {
+    pub fn set(&mut self, name: &str, figure: f64) {
         if figure.is_finite() {
-            self.0.insert(name, figure);
+            self.0.insert(name.to_owned(), figure);
         }
     }
 
     /// Notes the percentiles of a histogram of microseconds, under three names.
-    pub fn set_latency(&mut self, [p50, p99, p99_9]: [&'static str; 3], latencies: &Histogram<u64>) {
+    pub fn set_latency(&mut self, [p50, p99, p99_9]: [&str; 3], latencies: &Histogram<u64>) {
         for (name, quantile) in [(p50, 0.5), (p99, 0.99), (p99_9, 0.999)] {
             if !latencies.is_empty() {
                 self.set(name, latencies.value_at_quantile(quantile) as f64 / 1e3);
@@ -34,11 +34,11 @@ impl Figures {
 
     /// Of each figure the median over all runs that have it.
     pub fn median(runs: &[Figures]) -> Figures {
-        let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+        let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (name, figure) in runs.iter().flat_map(|run| &run.0) {
             all.entry(name).or_default().push(*figure);
         }
-        Figures(all.into_iter().filter_map(|(name, figures)| Some((name, median(figures)?))).collect())
+        Figures(all.into_iter().filter_map(|(name, figures)| Some((name.to_owned(), median(figures)?))).collect())
     }
 }
 
@@ -69,6 +69,12 @@ const RATIOS: &[(&str, &str, Better)] = &[
     ("peak_p99_ratio", "peak_p99_ms", Better::Lower),
     ("peak_p99_9_ratio", "peak_p99_9_ms", Better::Lower),
     ("written_ratio", "written_per_stored", Better::Lower),
+    ("event_p99_ratio", "event_p99_ms", Better::Lower),
+    ("p99_growth_ratio", "p99_growth", Better::Lower),
+    ("restart_ratio", "restart_seconds", Better::Lower),
+    ("restarted_rss_ratio", "restarted_rss_mib", Better::Lower),
+    ("throughput_kept_ratio", "throughput_kept", Better::Higher),
+    ("goodput_share_ratio", "goodput_share", Better::Higher),
 ];
 
 /// The first so many of [`RATIOS`] are in every comparison; `null` where a side has no such figure.
@@ -90,7 +96,7 @@ mod tests {
     use super::*;
 
     fn figures(all: &[(&'static str, f64)]) -> Figures {
-        Figures(all.iter().copied().collect())
+        Figures(all.iter().map(|(name, figure)| (name.to_string(), *figure)).collect())
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod figures;
 mod measure;
+mod plot;
 mod report;
 mod server;
 mod workload;
@@ -51,6 +52,9 @@ pub struct StoreBench {
     /// Share of every size.
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = scale)]
     pub scale: f64,
+    /// Keys of restart and the most keys of put-growth [default: 1,000,000 times the scale].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub keys: Option<u64>,
     /// How often the sides take turns [default: 3, with --quick 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub alternations: Option<u32>,
@@ -71,8 +75,12 @@ pub struct StoreBench {
 /// How to print the result.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
+    /// For people.
     Table,
+    /// For programs.
     Json,
+    /// A picture of the ratios, for documents; needs a peer.
+    Svg,
 }
 
 fn workload_names() -> clap::builder::PossibleValuesParser {
@@ -115,11 +123,21 @@ fn sides(options: &StoreBench) -> Result<Vec<Side>> {
 }
 
 fn compare(options: &StoreBench, stop: CancellationToken) -> Result<()> {
+    if options.output == Format::Svg && options.peer.is_none() {
+        bail!("--output svg draws ratios: it needs --peer");
+    }
     let sides = sides(options)?;
     let (scale, usual) = if options.quick { (QUICK, 1) } else { (options.scale, ALTERNATIONS) };
     let alternations = options.alternations.unwrap_or(usual);
     let chosen = |row: &&Workload| options.workload.is_empty() || options.workload.iter().any(|name| name == row.name);
-    let workloads: Vec<_> = WORKLOADS.iter().filter(chosen).map(|row| row.scaled(scale)).collect();
+    let mut workloads: Vec<_> = WORKLOADS.iter().filter(chosen).copied().collect();
+    if options.endpoint.is_some() {
+        if let Some(row) = workloads.iter().find(|row| !row.suits_endpoint() && !options.workload.is_empty()) {
+            bail!("{} restarts its server, which --endpoint leaves to others: leave it out of --workload", row.name);
+        }
+        workloads.retain(Workload::suits_endpoint);
+    }
+    let workloads: Vec<_> = workloads.into_iter().map(|row| row.scaled(scale).with_keys(options.keys)).collect();
     let folder = options.dir.clone().unwrap_or_else(std::env::temp_dir);
 
     let runs = workloads.len() as u64 * u64::from(alternations) * sides.len() as u64;
@@ -140,7 +158,7 @@ fn compare(options: &StoreBench, stop: CancellationToken) -> Result<()> {
                     stop: stop.clone(),
                     show: &|phase, done| bar.show(&what, phase, done),
                 };
-                let figures = bench.run(&workload, side, rate).with_context(|| what.clone())?;
+                let figures = bench.run(workload, side, rate).with_context(|| what.clone())?;
                 if stop.is_cancelled() {
                     bail!("interrupted");
                 }
@@ -156,6 +174,7 @@ fn compare(options: &StoreBench, stop: CancellationToken) -> Result<()> {
     let report = Report { sides, comparisons };
     match options.output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
+        Format::Svg => print!("{}", plot::svg(&report)),
         Format::Table => println!("{}", report.table()),
     }
     Ok(())

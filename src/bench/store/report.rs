@@ -51,7 +51,8 @@ impl Comparison {
         self.sides.iter().map(|runs| Figures::median(runs)).collect()
     }
 
-    fn ratios(&self) -> Vec<(&'static str, Option<f64>)> {
+    /// Every ratio of the medians of two sides; none of one side.
+    pub fn ratios(&self) -> Vec<(&'static str, Option<f64>)> {
         match self.medians().as_slice() {
             [ours, peer] => ratios(ours, peer),
             _ => Vec::new(),

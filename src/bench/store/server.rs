@@ -80,7 +80,9 @@ impl Side {
                 let data = tempfile::Builder::new().prefix("kelson-bench-").tempdir_in(folder);
                 let data = data.with_context(|| format!("a directory in {}; see --dir", folder.display()))?;
                 let [url, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
-                Server { side: self.clone(), url, peer, running: None }.spawn(data)?
+                let mut server = Server { side: self.clone(), url, peer, running: None };
+                server.spawn(data)?;
+                server
             }
         };
         server.wait(limit)?;
@@ -103,7 +105,8 @@ pub struct Server {
 
 struct Running {
     child: Child,
-    data: TempDir,
+    /// Removed with this; taken out where the next process goes on with it.
+    data: Option<TempDir>,
 }
 
 impl Drop for Running {
@@ -128,7 +131,7 @@ impl Server {
         self.running.as_ref().map(|running| usage(running.child.id())).transpose()
     }
 
-    fn spawn(mut self, data: TempDir) -> Result<Server> {
+    fn spawn(&mut self, data: TempDir) -> Result<()> {
         let Place::Program(program, words) = &self.side.place else { bail!("an endpoint is not ours to start") };
         let mut command = Command::new(program);
         command.args(*words).args(["--name", "bench", "--log-level", "error", "--quota-backend-bytes", QUOTA]);
@@ -143,8 +146,18 @@ impl Server {
         let log = std::fs::File::create(data.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        self.running = Some(Running { child, data });
-        Ok(self)
+        self.running = Some(Running { child, data: Some(data) });
+        Ok(())
+    }
+
+    /// Starts it again on the data that it has, after [`Server::end`], and waits until it answers a linearizable read.
+    ///
+    /// # Errors
+    /// If it ends instead, or does not answer within `limit`.
+    pub fn start_again(&mut self, limit: Duration) -> Result<()> {
+        let data = self.running.take().and_then(|mut running| running.data.take());
+        self.spawn(data.context("an endpoint is not ours to start")?)?;
+        self.wait(limit)
     }
 
     /// Waits until it answers a linearizable read.
@@ -153,6 +166,7 @@ impl Server {
         loop {
             let error = match Fleet::connect(&self.url, 1, 1, ANSWER).and_then(|fleet| revision(&fleet)) {
                 Ok(_) => return Ok(()),
+                Err(error @ kelson_benches::Error::Url(_)) => return Err(error).context("--endpoint"),
                 Err(error) => error,
             };
             if let Some(status) = self.ended()? {
@@ -175,24 +189,20 @@ impl Server {
 
     /// The last line that it logged.
     fn last_words(&self) -> String {
-        let log = self.running.as_ref().and_then(|running| std::fs::read(running.data.path().join("log")).ok());
-        let log = log.unwrap_or_default();
+        let data = self.running.as_ref().and_then(|running| running.data.as_ref());
+        let log = data.and_then(|data| std::fs::read(data.path().join("log")).ok()).unwrap_or_default();
         String::from_utf8_lossy(&log).lines().last().unwrap_or("it said nothing").to_owned()
     }
 
-    /// Ends it as its operator would, and removes its data.
+    /// Ends it as its operator would; its data stays until it is dropped.
     ///
     /// # Errors
     /// If it does not end, or had ended by itself.
-    pub fn stop(mut self) -> Result<()> {
-        self.end().map(|_| ())
-    }
-
-    fn end(&mut self) -> Result<Option<TempDir>> {
+    pub fn end(&mut self) -> Result<()> {
         if let Some(status) = self.ended()? {
             bail!("{} ended with {status} under load: {}", self.side.name, self.last_words());
         }
-        let Some(running) = &mut self.running else { return Ok(None) };
+        let Some(running) = &mut self.running else { return Ok(()) };
         let pid = i32::try_from(running.child.id())?;
         // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -202,15 +212,13 @@ impl Server {
                 if !status.success() && status.signal() != Some(libc::SIGTERM) {
                     bail!("{} ended with {status}: {}", self.side.name, self.last_words());
                 }
-                break;
+                return Ok(());
             }
             if Instant::now() >= limit {
                 bail!("{} does not end {} s after SIGTERM", self.side.name, END.as_secs());
             }
             std::thread::sleep(PAUSE);
         }
-        let empty = TempDir::new()?;
-        Ok(self.running.take().map(|mut running| std::mem::replace(&mut running.data, empty)))
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    #[cfg(any(test, feature = "rocksdb"))]
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.payload.len()
     }

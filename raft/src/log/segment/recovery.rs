@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -113,7 +113,7 @@ struct Walk {
 
 impl Walk {
     /// Takes in all frames of one file; returns where they end and how much of a torn one is there.
-    fn file(&mut self, number: u64, raw: &[u8], path: &PathBuf) -> io::Result<(usize, usize)> {
+    fn file(&mut self, number: u64, raw: &[u8], path: &Path) -> io::Result<(usize, usize)> {
         let mut at = 0;
         loop {
             let damaged = |what: String| corrupt(path, &format!("at byte {at}: {what}"));

@@ -156,6 +156,7 @@ proptest! {
         steps in steps(),
         last in prop::collection::vec(0..3_000_usize, 1..3),
         arrived in prop::collection::vec(any::<bool>(), 1..12),
+        arrived_again in prop::collection::vec(any::<bool>(), 1..4),
     ) {
         let [dir, before, torn, again] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
         let mut pair = Pair::new(dir.path());
@@ -180,7 +181,7 @@ proptest! {
         let image = tempfile::tempdir().unwrap();
         copy(torn.path(), image.path());
         short.write(&[Change::Meta { name: Meta::Vote, record: vec![3; 600] }], true);
-        tear(image.path(), torn.path(), again.path(), &arrived);
+        tear(image.path(), torn.path(), again.path(), &arrived_again);
         let disk = SegmentDisk::open(again.path()).unwrap();
         prop_assert!([&found, &short.model].contains(&&content(&disk)));
     }

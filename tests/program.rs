@@ -1,6 +1,7 @@
 //! Child processes that end with the test, and what they print.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,13 +21,24 @@ pub struct Program {
     errors: Option<Arc<Mutex<String>>>,
 }
 
+/// Has the command end at an interrupt even where the tests run in a shell's background, which ignores them.
+fn interruptible(command: &mut Command) -> &mut Command {
+    let listen = || {
+        // SAFETY: signal(2) may be called between fork and exec, and takes no memory.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: the closure calls nothing but signal(2).
+    unsafe { command.pre_exec(listen) }
+}
+
 impl Program {
     /// Starts `command` with its output collected.
     pub fn start(name: &str, command: &mut Command) -> Program {
         // One pipe for both streams, so that what is printed is seen in its order.
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let both = (writer.try_clone().expect("a pipe"), writer);
-        let spawned = command.stdin(Stdio::null()).stdout(both.0).stderr(both.1).spawn();
+        let spawned = interruptible(command).stdin(Stdio::null()).stdout(both.0).stderr(both.1).spawn();
         let child = spawned.unwrap_or_else(|error| panic!("{name}: {error}"));
         // The command would hold the pipe open after the program's end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -37,7 +49,7 @@ impl Program {
 
     /// Starts `command` with standard input to write to, and with standard error kept apart.
     pub fn start_with_input(name: &str, command: &mut Command) -> (Program, ChildStdin) {
-        let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let streams = interruptible(command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = streams.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
         let (output, errors) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
         let collectors = vec![

@@ -29,7 +29,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { cache_bytes: 32 << 20, ring_events: 1 << 16, ring_bytes: 32 << 20 }
+        EngineOptions { cache_bytes: 32 << 20, ring_events: 1 << 15, ring_bytes: 32 << 20 }
     }
 }
 

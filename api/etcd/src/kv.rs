@@ -1,5 +1,6 @@
 //! etcd's KV service: reads and writes.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,24 +49,24 @@ impl KvService {
 
     /// Answers a range that has to wait for nothing and nobody, as most do: one key or a few, read on the member that
     /// leads alone, by a caller who need not be known. The request comes back where it has to wait.
-    pub(crate) fn range_now(&self, request: RangeRequest) -> Result<Result<RangeResponse, Status>, RangeRequest> {
+    pub(crate) fn range_now(&self, request: RangeRequest) -> ControlFlow<Result<RangeResponse, Status>, RangeRequest> {
         let node = &self.context.node;
         if !(request.serializable || node.read_is_free()) || node.reader().auth_enabled() {
-            return Err(request);
+            return ControlFlow::Continue(request);
         }
         if let Err(status) = validate::range(&request) {
-            return Ok(Err(status));
+            return ControlFlow::Break(Err(status));
         }
         // Of bytes nobody knows before they are read; a key has what a request may have.
         if !request.range_end.is_empty() && !request.count_only {
-            return Err(request);
+            return ControlFlow::Continue(request);
         }
         let answer = convert::range(request).and_then(|read| {
             let (revision, answer) = self.context.reads.now(&read).map_err(|error| refusal::of_raft(&error))?;
             self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
             Ok(convert::range_response(self.context.header(revision), answer))
         });
-        Ok(answer)
+        ControlFlow::Break(answer)
     }
 
     pub(crate) async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {

@@ -1,5 +1,6 @@
 //! One of the hot calls under way: from its message to its answer, without tonic and without a task of its own.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -224,8 +225,8 @@ fn answer(kv: &KvService, hot: Hot, caller: Caller, message: Bytes) -> Result<Re
             Err(status) => return Ok(Err(status)),
         };
         return match kv.range_now(request) {
-            Ok(answer) => Ok(answer.map(reply::range)),
-            Err(request) => Err(Box::pin(range(kv.clone(), caller, request))),
+            ControlFlow::Break(answer) => Ok(answer.map(reply::range)),
+            ControlFlow::Continue(request) => Err(Box::pin(range(kv.clone(), caller, request))),
         };
     }
     let kv = kv.clone();

@@ -256,13 +256,16 @@ async fn so_many_wait_for_locks_and_no_more() {
         async move { locks.lock(LockRequest { name: "l".into(), lease }).await }
     };
     lock(1).await.unwrap();
-    let second = tokio::spawn(lock(2));
+    let mut second = tokio::spawn(lock(2));
     let mut kv = KvClient::new(connect(&server));
     let key_of = |lease: i64| key(format!("l/{lease}"));
     poll::until("the second to wait", async || (kv.range(key_of(2)).await.unwrap().get_ref().count == 1).then_some(()))
         .await;
-    // It has its place, but may not yet have begun to wait.
+    // It has its key, but may not yet have begun to wait: then it is the one that is refused, and comes again.
     let refused = poll::until("the refusal", async || {
+        if second.is_finished() {
+            second = tokio::spawn(lock(2));
+        }
         match tokio::time::timeout(std::time::Duration::from_millis(200), lock(3)).await {
             Ok(answer) => answer.err(),
             Err(_) => None,

@@ -74,7 +74,7 @@ impl Frame {
     /// The bytes to write. `None` when the body is too long for its length to be written down.
     pub(super) fn finish(&mut self) -> Option<&[u8]> {
         let length = u32::try_from(self.length).ok()?;
-        if self.raw.len() % SECTOR != 0 {
+        if !self.raw.len().is_multiple_of(SECTOR) {
             let padding = DATA - self.raw.len() % SECTOR;
             self.raw.resize(self.raw.len() + padding, 0);
             self.raw.extend_from_slice(&self.tag);

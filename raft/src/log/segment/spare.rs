@@ -12,7 +12,7 @@ use std::{
     thread::JoinHandle,
 };
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 pub(super) fn file_name(number: u64) -> String {
     format!("{number:016x}.log")

@@ -1,5 +1,6 @@
 //! A real etcd for tests to compare with: the binary that `KELSON_TEST_ETCD` names, started on a fresh directory.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -51,14 +52,25 @@ impl RealEtcd {
         &self.endpoint
     }
 
+    /// Returns when it has told its version, its cluster's and its storage's. It serves before it has: for a moment its
+    /// status names the storage of an older release.
     fn wait(&self) {
-        let address = self.endpoint.trim_start_matches("http://");
         let deadline = Instant::now() + START;
-        // It listens before it serves, and then makes requests wait.
-        while TcpStream::connect(address).is_err() {
+        while !self.versions().is_ok_and(|told| is_settled(&told)) {
             assert!(Instant::now() < deadline, "etcd did not start within {START:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What `/version` answers.
+    fn versions(&self) -> std::io::Result<String> {
+        let address = self.endpoint.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(START))?;
+        write!(stream, "GET /version HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
@@ -75,4 +87,24 @@ impl Drop for RealEtcd {
 fn free_ports() -> [u16; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound address").port())
+}
+
+/// Whether cluster and storage are of one version in an answer of `/version`. etcd settles on the cluster's first.
+fn is_settled(answer: &str) -> bool {
+    let told = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("\"{name}\":\""))?;
+        rest.split_once('"').map(|(version, _)| version.to_owned())
+    };
+    told("etcdcluster").is_some_and(|cluster| Some(cluster) == told("storage"))
+}
+
+#[test]
+fn a_new_etcd_has_settled_when_its_storage_is_its_clusters() {
+    let told = |cluster, storage| {
+        format!(
+            "HTTP/1.1 200 OK\r\n\r\n{{\"etcdserver\":\"3.7.3\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+        )
+    };
+    assert!(is_settled(&told("3.7.0", "3.7.0")));
+    assert!(!is_settled(&told("3.7.0", "3.5.0")) && !is_settled(&told("not_decided", "3.7.0")) && !is_settled(""));
 }

@@ -287,9 +287,7 @@ impl Lane {
                     Some(Error::Status { method, code, message }.to_string())
                 }
                 // A server that gives up a request whose time is over may reset its stream without a status.
-                Err(Error::Http(error)) if load.failures == Failures::Counted && error.is_reset() => {
-                    Some(error.to_string())
-                }
+                Err(error @ Error::Reset { .. }) if load.failures == Failures::Counted => Some(error.to_string()),
                 Err(error) => return Err(error),
             };
             self.note(due, now, refusal);

@@ -22,9 +22,17 @@ pub enum Error {
     /// Bounds that no histogram has.
     #[error("histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
-    /// The connection or stream broke.
+    /// The connection broke.
     #[error("HTTP/2: {0}")]
-    Http(#[from] h2::Error),
+    Http(String),
+    /// The server broke off a call without a status.
+    #[error("{method}: the server has reset the stream (reason {reason})")]
+    Reset {
+        /// Which call.
+        method: &'static str,
+        /// HTTP/2's number for why.
+        reason: u32,
+    },
     /// The server refused.
     #[error("{method}: gRPC status {code}: {message}")]
     Status {

@@ -146,7 +146,7 @@ impl Fleet {
             self.gather(load, sources.into_iter().enumerate(), tick, |lane, connection, client| async move {
                 let (number, mut source) = client;
                 let mut connection = match lane.shared.load.timeout {
-                    Some(limit) => connection.with_timeout(limit)?,
+                    Some(limit) => connection.with_timeout(limit),
                     None => connection,
                 };
                 lane.work(&mut connection, &mut *source).await?;

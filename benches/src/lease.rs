@@ -117,5 +117,6 @@ async fn stream(lane: &Arc<Lane>, mut connection: Connection, keep: KeepAlive) -
         lane.note(due, lane.shared.began.elapsed(), None);
         waiting.pop_front();
     }
-    sending.finish()
+    sending.finish();
+    Ok(())
 }

@@ -15,6 +15,7 @@ mod error;
 mod founding;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod inbox;
 mod leases;
 mod log;
 mod membership;
@@ -34,6 +35,7 @@ pub use clock::{Clock, MonotonicClock};
 pub use config::{Config, Data};
 pub use error::Error;
 pub use founding::Founding;
+pub use inbox::Inbox;
 #[cfg(feature = "rocksdb")]
 pub use log::segment::has_log;
 pub use node::Node;

@@ -17,10 +17,11 @@ use crate::{
     Config, Data, Error, Member, Status,
     barrier::Barrier,
     defrag::Defrag,
+    inbox::{Inbox, Ticket},
     leases::{Leases, Renewal},
     log::LogStore,
     membership::Update,
-    queue::Queue,
+    queue::{Queue, Reply},
     start::{self, Parts},
     state::StateMachine,
     types::Types,
@@ -93,6 +94,21 @@ impl Node {
     pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
         let answer = self.inner.queue.push(command).map_err(|e| self.explain(e))?;
         self.wait(answer).await
+    }
+
+    /// Begins what [`Node::propose`] does, for one who has many commands under way: the outcome goes into `inbox` under
+    /// `number`, exactly once, whatever becomes of the node. How long to wait for it is the caller's affair.
+    ///
+    /// # Errors
+    /// Why it could not be ordered; then nothing goes into the inbox.
+    pub fn submit(&self, command: Command, inbox: &Arc<Inbox>, number: u64) -> Result<(), Error> {
+        let reply = Reply::Many(Ticket::new(inbox, number));
+        self.inner.queue.push_for(command, reply).map_err(|e| self.explain(e))
+    }
+
+    /// How long a caller of [`Node::submit`] is to wait, as [`Node::propose`] does.
+    pub fn request_timeout(&self) -> Duration {
+        self.inner.config.request_timeout
     }
 
     /// Returns when everything that was acknowledged before the call can be read here: the linearizable read's first

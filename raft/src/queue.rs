@@ -9,10 +9,36 @@ use kelson_engine::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::Error;
+use crate::{
+    Error,
+    inbox::{Inboxes, Ticket},
+};
 
-/// Where the answer to one command goes.
-pub(crate) type Reply = oneshot::Sender<Result<Outcome, Error>>;
+/// Where the answer to one command goes. A caller that has given up is none of our business.
+pub(crate) enum Reply {
+    /// To one who waits for this answer alone.
+    One(oneshot::Sender<Result<Outcome, Error>>),
+    /// To one who waits for many.
+    Many(Ticket),
+}
+
+impl Reply {
+    /// Answers; those with an inbox hear of it when the inboxes are woken.
+    pub(crate) fn send(self, answer: Result<Outcome, Error>, inboxes: &mut Inboxes) {
+        match self {
+            Reply::One(sender) => drop(sender.send(answer)),
+            Reply::Many(ticket) => inboxes.put(ticket, answer),
+        }
+    }
+
+    /// For a command that was never let in: its caller is told otherwise.
+    fn void(self) {
+        match self {
+            Reply::One(_) => {}
+            Reply::Many(ticket) => ticket.void(),
+        }
+    }
+}
 
 /// One waiting command.
 pub(crate) struct Waiting {
@@ -47,17 +73,38 @@ impl Queue {
     /// # Errors
     /// [`Error::TooManyRequests`] when full, [`Error::Stopped`] when closed, [`Error::TooDeep`].
     pub(crate) fn push(&self, command: Command) -> Result<oneshot::Receiver<Result<Outcome, Error>>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.push_for(command, Reply::One(reply))?;
+        Ok(answer)
+    }
+
+    /// [`Queue::push`] where it is known who is to have the outcome.
+    ///
+    /// # Errors
+    /// As there; then nobody is answered.
+    pub(crate) fn push_for(&self, command: Command, reply: Reply) -> Result<(), Error> {
+        self.enter(command, reply).map_err(|(error, reply)| {
+            reply.void();
+            error
+        })
+    }
+
+    fn enter(&self, command: Command, reply: Reply) -> Result<(), (Error, Reply)> {
         if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::Stopped);
+            return Err((Error::Stopped, reply));
         }
-        let bytes = weight(&command)?;
+        let bytes = match weight(&command) {
+            Ok(bytes) => bytes,
+            Err(error) => return Err((error, reply)),
+        };
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // The first one is let in whatever its size, or it could never be proposed.
         let fits = before == 0 || before.saturating_add(bytes) <= self.max_bytes;
-        let (reply, answer) = oneshot::channel();
-        if !fits || self.waiting.push(Waiting { command, bytes, reply }).is_err() {
+        let waiting = Waiting { command, bytes, reply };
+        let entered = if fits { self.waiting.push(waiting) } else { Err(waiting) };
+        if let Err(refused) = entered {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(Error::TooManyRequests);
+            return Err((Error::TooManyRequests, refused.reply));
         }
         if self.closed.load(Ordering::SeqCst) {
             // The one who closed may have looked before this command was in.
@@ -65,7 +112,7 @@ impl Queue {
         } else {
             self.filled.notify_one();
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// The next command, if one waits.
@@ -101,9 +148,9 @@ impl Queue {
     }
 
     fn refuse_all(&self) {
+        let mut inboxes = Inboxes::default();
         while let Some(next) = self.pop() {
-            // The caller may have given up.
-            let _ = next.reply.send(Err(Error::Stopped));
+            next.reply.send(Err(Error::Stopped), &mut inboxes);
         }
     }
 }

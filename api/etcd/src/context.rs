@@ -67,13 +67,15 @@ impl Context {
 
     /// Proposes a command; a refusal in the words of a client.
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, Status> {
-        let outcome = self.node.propose(command).await;
-        outcome.map_err(|error| {
-            if !matches!(error, Error::Engine(_) | Error::TooDeep) {
-                self.metrics.counters().failed_proposals.fetch_add(1, Relaxed);
-            }
-            refusal::of_raft(&error)
-        })
+        self.node.propose(command).await.map_err(|error| self.refused(&error))
+    }
+
+    /// Counts a command that was not decided; what a client is told.
+    pub(crate) fn refused(&self, error: &Error) -> Status {
+        if !matches!(error, Error::Engine(_) | Error::TooDeep) {
+            self.metrics.counters().failed_proposals.fetch_add(1, Relaxed);
+        }
+        refusal::of_raft(error)
     }
 
     pub(crate) fn header(&self, revision: i64) -> Option<ResponseHeader> {

@@ -5,13 +5,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use kelson_engine::command::{Command, KeyRange, Outcome, RangeRequest as Read};
+use kelson_raft::{Error, Inbox};
 use kelson_wire::pb::etcdserverpb::kv_server::Kv;
 use kelson_wire::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
+use prost::Message;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
@@ -23,6 +26,20 @@ use crate::{convert, quota, read_txn, refusal, tally, validate};
 
 /// Keys in the first chunk of a range stream; doubled or halved from there to come near a request's size.
 const FIRST_CHUNK: i64 = 10;
+
+/// A write that was proposed: what is needed to answer it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Begun {
+    /// Of so many bytes of key and value.
+    Put {
+        bytes: usize,
+    },
+    DeleteRange,
+    /// Of so many bytes put by its failure and its success branch, in the order of [`bool`].
+    Txn {
+        bytes: [usize; 2],
+    },
+}
 
 #[derive(Clone)]
 pub(crate) struct KvService {
@@ -81,12 +98,118 @@ impl KvService {
         Ok(convert::range_response(self.context.header(revision), answer))
     }
 
+    /// Begins a write that need not wait for anything before it is proposed: where the member leads alone, nobody has to be
+    /// known, and there is room. The message comes back where it has to.
+    pub(crate) fn put_now(
+        &self,
+        message: Bytes,
+        submit: impl FnOnce(Command) -> Result<(), Error>,
+    ) -> ControlFlow<Result<Begun, Status>, Bytes> {
+        self.now(
+            message,
+            |request: &PutRequest| quota::put(request),
+            |request, length| {
+                validate::put(&request)?;
+                self.size(&request, length)?;
+                let bytes = request.key.len() + request.value.len();
+                submit(Command::Put(convert::put(request))).map_err(|error| self.refused(&error))?;
+                Ok(Begun::Put { bytes })
+            },
+        )
+    }
+
+    /// [`KvService::put_now`] of a deletion.
+    pub(crate) fn delete_now(
+        &self,
+        message: Bytes,
+        submit: impl FnOnce(Command) -> Result<(), Error>,
+    ) -> ControlFlow<Result<Begun, Status>, Bytes> {
+        self.now(
+            message,
+            |_| 0,
+            |request, length| {
+                validate::delete(&request)?;
+                self.size(&request, length)?;
+                submit(Command::DeleteRange(convert::delete(request))).map_err(|error| self.refused(&error))?;
+                Ok(Begun::DeleteRange)
+            },
+        )
+    }
+
+    /// [`KvService::put_now`] of a transaction that writes.
+    pub(crate) fn txn_now(
+        &self,
+        message: Bytes,
+        submit: impl FnOnce(Command) -> Result<(), Error>,
+    ) -> ControlFlow<Result<Begun, Status>, Bytes> {
+        let whole = message.clone();
+        let begun = self.now(
+            message,
+            |request: &TxnRequest| quota::txn(request),
+            |request, length| {
+                validate::txn(&request, self.context.options.max_txn_ops)?;
+                if read_txn::is_read_only(&request) {
+                    return Ok(None);
+                }
+                self.size(&request, length)?;
+                let bytes = [tally::put_bytes(&request.success), tally::put_bytes(&request.failure)];
+                submit(Command::Txn(convert::txn(request)?)).map_err(|error| self.refused(&error))?;
+                Ok(Some(Begun::Txn { bytes }))
+            },
+        );
+        match begun {
+            ControlFlow::Break(Ok(None)) => ControlFlow::Continue(whole),
+            ControlFlow::Break(Ok(Some(begun))) => ControlFlow::Break(Ok(begun)),
+            ControlFlow::Break(Err(status)) => ControlFlow::Break(Err(status)),
+            ControlFlow::Continue(message) => ControlFlow::Continue(message),
+        }
+    }
+
+    fn now<R: Message + Default, B>(
+        &self,
+        message: Bytes,
+        cost: impl FnOnce(&R) -> usize,
+        begin: impl FnOnce(R, usize) -> Result<B, Status>,
+    ) -> ControlFlow<Result<B, Status>, Bytes> {
+        let node = &self.context.node;
+        if !node.read_is_free() || node.reader().auth_enabled() {
+            return ControlFlow::Continue(message);
+        }
+        let length = message.len();
+        let Ok(request) = R::decode(message.clone()) else { return ControlFlow::Break(Err(refusal::malformed())) };
+        if !self.context.quota.admits(node, cost(&request)) {
+            return ControlFlow::Continue(message);
+        }
+        ControlFlow::Break(begin(request, length))
+    }
+
+    /// Hands a command to the node; its outcome goes to the inbox, under the stream's number.
+    pub(crate) fn submit(&self, command: Command, inbox: &Arc<Inbox>, stream: u32) -> Result<(), Error> {
+        self.context.node.submit(command, inbox, u64::from(stream))
+    }
+
+    /// [`validate::size`] of a message that came in so many bytes: it is never longer when it is written again.
+    fn size(&self, request: &impl Message, length: usize) -> Result<(), Status> {
+        let most = self.context.options.max_request_bytes;
+        if length + validate::ENVELOPE <= most { Ok(()) } else { validate::size(request, most) }
+    }
+
+    /// What a client is told whose command was not decided.
+    pub(crate) fn refused(&self, error: &Error) -> Status {
+        self.context.refused(error)
+    }
+
     pub(crate) async fn do_put(&self, caller: &Caller, request: PutRequest) -> Result<PutResponse, Status> {
         self.context.quota.check(&self.context.node, quota::put(&request)).await?;
         validate::put(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
         let bytes = request.key.len() + request.value.len();
-        match self.context.ask(caller, Command::Put(convert::put(request))).await? {
+        self.put_done(self.context.ask(caller, Command::Put(convert::put(request))).await?, bytes)
+    }
+
+    /// The answer to a put of so many bytes.
+    pub(crate) fn put_done(&self, outcome: Outcome, bytes: usize) -> Result<PutResponse, Status> {
+        match outcome {
             Outcome::Put { revision, prev_kv } => {
                 let counters = self.context.metrics.counters();
                 counters.puts.fetch_add(1, Relaxed);
@@ -104,7 +227,12 @@ impl KvService {
     ) -> Result<DeleteRangeResponse, Status> {
         validate::delete(&request)?;
         validate::size(&request, self.context.options.max_request_bytes)?;
-        match self.context.ask(caller, Command::DeleteRange(convert::delete(request))).await? {
+        self.delete_done(self.context.ask(caller, Command::DeleteRange(convert::delete(request))).await?)
+    }
+
+    /// The answer to a deletion.
+    pub(crate) fn delete_done(&self, outcome: Outcome) -> Result<DeleteRangeResponse, Status> {
+        match outcome {
             Outcome::DeleteRange { revision, deleted, prev_kvs } => {
                 self.context.metrics.counters().deletes.fetch_add(1, Relaxed);
                 let prev_kvs = convert::key_values(prev_kvs);
@@ -130,7 +258,12 @@ impl KvService {
         }
         validate::size(&request, self.context.options.max_request_bytes)?;
         let bytes = [tally::put_bytes(&request.success), tally::put_bytes(&request.failure)];
-        match self.context.ask(caller, Command::Txn(convert::txn(request)?)).await? {
+        self.txn_done(self.context.ask(caller, Command::Txn(convert::txn(request)?)).await?, bytes)
+    }
+
+    /// The answer to a transaction whose branches put so many bytes.
+    pub(crate) fn txn_done(&self, outcome: Outcome, bytes: [usize; 2]) -> Result<TxnResponse, Status> {
+        match outcome {
             Outcome::Txn { revision, response } => {
                 let bytes = bytes[usize::from(!response.succeeded)];
                 self.context.metrics.counters().put_bytes.fetch_add(bytes as u64, Relaxed);

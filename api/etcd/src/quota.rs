@@ -35,11 +35,14 @@ impl Quota {
         self.told
     }
 
+    /// Whether a request that costs so many bytes has room. What costs nothing has even when the store is full.
+    pub(crate) fn admits(self, node: &Node, cost: usize) -> bool {
+        self.bytes.is_none_or(|most| cost == 0 || node.reader().size_bytes().saturating_add(cost as u64) < most)
+    }
+
     /// Refuses a request that costs so many bytes when there is no room for it, after having raised the alarm.
     pub(crate) async fn check(self, node: &Node, cost: usize) -> Result<(), Status> {
-        let Some(most) = self.bytes else { return Ok(()) };
-        // What costs nothing is let through even when the store is full.
-        if cost == 0 || node.reader().size_bytes().saturating_add(cost as u64) < most {
+        if self.admits(node, cost) {
             return Ok(());
         }
         let member = node.status().member_id;
@@ -47,7 +50,7 @@ impl Quota {
         if !node.reader().alarms().contains(&alarm) {
             let raise = Command::Alarm { action: AlarmAction::Activate, member, alarm: AlarmKind::NoSpace };
             match node.propose(node.reader().by_system(raise)).await {
-                Ok(_) => tracing::warn!(quota = most, "the store has reached its quota; the alarm NOSPACE stands"),
+                Ok(_) => tracing::warn!(quota = self.told, "the store has reached its quota; the alarm NOSPACE stands"),
                 // The request is refused all the same, and the next one raises it.
                 Err(error) => tracing::warn!("the alarm NOSPACE could not be raised: {error}"),
             }

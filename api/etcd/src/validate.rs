@@ -61,6 +61,9 @@ pub(crate) fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
     Ok(())
 }
 
+/// The most that [`size`] adds to a request.
+pub(crate) const ENVELOPE: usize = 20;
+
 /// Bounds the size of what would go into the log: as in etcd, with the envelope that it has there.
 pub(crate) fn size(request: &impl Message, max_bytes: usize) -> Result<(), Status> {
     let length = request.encoded_len();

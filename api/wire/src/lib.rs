@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a storage engine, a consensus library or a server: a load client links this crate alone.
 
+pub mod http2;
 pub mod kube;
 pub mod model;
 pub mod pb;

@@ -1,9 +1,9 @@
 //! What the head of a request says, read in one pass.
 
-use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::request::{Fields, Target};
 use crate::auth::Caller;
 use crate::deadline;
 use crate::tls::PeerCertificates;
@@ -20,16 +20,16 @@ pub(super) enum Hot {
 
 impl Hot {
     /// The call that a request is for; `None` for what goes the long way.
-    pub(super) fn of(head: &Parts) -> Option<Self> {
-        let hot = match head.uri.path().strip_prefix("/etcdserverpb.KV/")? {
-            "Range" => Hot::Range,
-            "Put" => Hot::Put,
-            "DeleteRange" => Hot::DeleteRange,
-            "Txn" => Hot::Txn,
-            "Compact" => Hot::Compact,
+    pub(super) fn of(target: &Target<'_>) -> Option<Self> {
+        let hot = match target.path.strip_prefix(b"/etcdserverpb.KV/")? {
+            b"Range" => Hot::Range,
+            b"Put" => Hot::Put,
+            b"DeleteRange" => Hot::DeleteRange,
+            b"Txn" => Hot::Txn,
+            b"Compact" => Hot::Compact,
             _ => return None,
         };
-        (head.method == Method::POST).then_some(hot)
+        (target.method == b"POST").then_some(hot)
     }
 
     /// Place in [`crate::metrics::METHODS`].
@@ -57,23 +57,24 @@ pub(super) struct Head {
 impl Head {
     /// `None` for what is not plain: not said to be gRPC, compressed, or with a time that is none. It goes the long way,
     /// where it is told so.
-    pub(super) fn read(headers: &HeaderMap, peer: Option<&PeerCertificates>) -> Option<Self> {
+    pub(super) fn read(fields: &Fields, peer: Option<&PeerCertificates>) -> Option<Self> {
         let mut head = Head::default();
         let (mut is_grpc, mut token, mut authorization, mut gateway, mut leader) = (false, None, None, false, None);
-        for (name, value) in headers {
-            match name.as_str() {
-                "content-type" => is_grpc = value.as_bytes().starts_with(b"application/grpc"),
-                "grpc-timeout" => head.deadline = deadline::after(deadline::parse(value).ok()?),
-                "grpc-encoding" => return None,
-                "token" => _ = token.get_or_insert(value),
-                "authorization" => _ = authorization.get_or_insert(value),
-                "grpcgateway-accept" => gateway = true,
-                "hasleader" => _ = leader.get_or_insert(value),
+        for (name, value) in fields.headers() {
+            match name {
+                b"content-type" => is_grpc = value.starts_with(b"application/grpc"),
+                b"grpc-timeout" => head.deadline = deadline::after(deadline::parse(value).ok()?),
+                b"grpc-encoding" => return None,
+                b"token" => _ = token.get_or_insert(value),
+                b"authorization" => _ = authorization.get_or_insert(value),
+                b"grpcgateway-accept" => gateway = true,
+                b"hasleader" => _ = leader.get_or_insert(value),
                 _ => {}
             }
         }
-        head.needs_leader = leader.is_some_and(|value| value == "true");
-        head.caller = Caller::new(token.or(authorization), peer.filter(|_| !gateway));
+        head.needs_leader = leader.is_some_and(|value| value == b"true");
+        let given = token.or(authorization).map(HeaderValue::from_bytes).transpose().ok()?;
+        head.caller = Caller::new(given.as_ref(), peer.filter(|_| !gateway));
         is_grpc.then_some(head)
     }
 }
@@ -83,13 +84,10 @@ mod tests {
     use super::*;
     use crate::metrics;
 
-    fn head(headers: &[(&'static str, &'static str)]) -> Option<Head> {
-        let pair = |(name, value): &(&'static str, &'static str)| (name.parse().unwrap(), value.parse().unwrap());
-        let mut map = HeaderMap::new();
-        headers.iter().map(pair).for_each(|(name, value): (http::HeaderName, http::HeaderValue)| {
-            map.append(name, value);
-        });
-        Head::read(&map, None)
+    fn head(headers: &[(&str, &str)]) -> Option<Head> {
+        let mut fields = Fields::default();
+        headers.iter().for_each(|(name, value)| fields.push(name.as_bytes(), value.as_bytes()));
+        Head::read(&fields, None)
     }
 
     const GRPC: (&str, &str) = ("content-type", "application/grpc");
@@ -97,8 +95,7 @@ mod tests {
     #[test]
     fn paths_lead_to_their_methods() {
         let of = |method: &str, path: &str| {
-            let request = http::Request::builder().method(method).uri(path).body(()).unwrap();
-            Hot::of(&request.into_parts().0)
+            Hot::of(&Target { method: method.as_bytes(), path: path.as_bytes(), ..Target::default() })
         };
         for name in ["Range", "Put", "DeleteRange", "Txn", "Compact"] {
             let path = format!("/etcdserverpb.KV/{name}");

@@ -4,58 +4,82 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep};
 
-use super::socket::Outlet;
+/// What a ping of this kind says.
+pub(super) const PING: [u8; 8] = *b"alive?  ";
 
 /// Asks and waits for answers.
 pub(super) struct KeepAlive {
-    pings: PingPong,
     clock: Pin<Box<Sleep>>,
     /// After so much silence a client is asked ...
     interval: Duration,
     /// ... and given so much time to answer.
     patience: Duration,
     asked: bool,
+    /// Whether the client has said anything since the clock was set.
+    heard: bool,
 }
 
-/// The client did not answer.
+/// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lost;
+pub(super) enum Due {
+    /// The client is to be asked.
+    Ask,
+    /// It did not answer.
+    Lost,
+}
 
 impl KeepAlive {
-    pub(super) fn new(pings: PingPong, interval: Duration, patience: Duration) -> Self {
-        Self { pings, clock: Box::pin(tokio::time::sleep(interval)), interval, patience, asked: false }
+    pub(super) fn new(interval: Duration, patience: Duration) -> Self {
+        Self { clock: Box::pin(tokio::time::sleep(interval)), interval, patience, asked: false, heard: false }
     }
 
-    fn wait(&mut self, time: Duration) {
-        // Longer than clocks tell is for ever.
-        let now = Instant::now();
-        self.clock.as_mut().reset(now.checked_add(time).unwrap_or(now + Duration::from_secs(86_400 * 365)));
+    /// The client has said something, which is as good as any answer.
+    pub(super) fn hear(&mut self) {
+        self.heard = true;
     }
 
-    /// Ready when the client is lost. Whatever it says is as good as an answer.
-    pub(super) fn poll<S>(&mut self, task: &mut Context<'_>, outlet: &Outlet<S>) -> Poll<Lost> {
-        if self.asked && self.pings.poll_pong(task).is_ready() {
-            self.asked = false;
-            self.wait(self.interval);
-        }
+    /// Ready when something is due; asks to be polled again then.
+    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<Due> {
         while self.clock.as_mut().poll(task).is_ready() {
-            if outlet.has_heard() {
-                self.wait(self.interval);
-            } else if self.asked {
-                return Poll::Ready(Lost);
-            } else if self.pings.send_ping(Ping::opaque()).is_ok() {
-                self.asked = true;
-                self.wait(self.patience);
-                // The connection sends it on its next turn.
-                task.waker().wake_by_ref();
-            } else {
-                // One of our own is under way, as there is at the end of a connection.
-                self.wait(self.patience);
+            let heard = std::mem::take(&mut self.heard);
+            if self.asked && !heard {
+                return Poll::Ready(Due::Lost);
+            }
+            self.asked = !heard;
+            let pause = if self.asked { self.patience } else { self.interval };
+            // Longer than clocks tell is for ever.
+            let now = Instant::now();
+            self.clock.as_mut().reset(now.checked_add(pause).unwrap_or(now + Duration::from_secs(86_400 * 365)));
+            if self.asked {
+                return Poll::Ready(Due::Ask);
             }
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(keep_alive: &mut KeepAlive) -> Due {
+        std::future::poll_fn(|task| keep_alive.poll(task)).await
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_asked_and_then_lost() {
+        let began = Instant::now();
+        let (interval, patience) = (Duration::from_millis(30), Duration::from_millis(20));
+        let mut keep_alive = KeepAlive::new(interval, patience);
+        keep_alive.hear();
+        assert_eq!(next(&mut keep_alive).await, Due::Ask);
+        assert!(began.elapsed() >= 2 * interval, "what was heard gives another interval");
+        keep_alive.hear();
+        assert_eq!(next(&mut keep_alive).await, Due::Ask);
+        assert!(began.elapsed() >= 3 * interval + patience, "an answer too");
+        assert_eq!(next(&mut keep_alive).await, Due::Lost);
+        assert!(began.elapsed() >= 3 * interval + 2 * patience);
     }
 }

@@ -1,25 +1,28 @@
-//! The client port on the wire. What is spoken is told by the first bytes: HTTP/1 is hyper's; HTTP/2 is served here, on
-//! `h2` itself. The calls that come by the thousand (KV) are decoded, answered and encoded in the task of their connection;
-//! all others get a task of their own and go to tonic's services, the gateway, or plain HTTP.
+//! The client port on the wire. What is spoken is told by the first bytes: HTTP/1 is hyper's; HTTP/2 is served here, frame
+//! by frame. The calls that come by the thousand (KV) are decoded, answered and encoded on the spot; all others go to tonic's
+//! services, the gateway, or plain HTTP. All streams of a connection are served by one task.
 
 mod body;
+mod calls;
 #[cfg(any(test, feature = "fuzz"))]
 mod check;
 mod connection;
 mod head;
+mod heads;
 mod keepalive;
 mod message;
-mod piece;
+mod output;
 mod preface;
-mod pump;
+mod receive;
 mod reply;
-mod socket;
-mod unary;
+mod request;
+mod send;
+mod stream;
+mod task;
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -34,14 +37,11 @@ pub(crate) use body::Body;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use check::check;
 use connection::{Connection, End};
-use keepalive::KeepAlive;
-use piece::Held;
 use preface::Spoken;
 
 use crate::call::Source;
 use crate::context::Context;
 use crate::listener::Serves;
-use crate::options::ServerOptions;
 use crate::router::Router;
 use crate::tls::PeerCertificates;
 
@@ -49,11 +49,13 @@ use crate::tls::PeerCertificates;
 /// ones, wait for window updates.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Answers that may wait in a stream's buffer before its producer has to.
-const SEND_BUFFER: usize = 1 << 20;
-const MAX_FRAME: u32 = 64 << 10;
-/// Bytes of a request's headers, as HTTP/2 counts them. One with more is refused, whatever the number of its frames.
-const MAX_HEADERS: u32 = 16 << 10;
+/// The largest payload of a frame that is taken, and sent.
+const MAX_FRAME: usize = 64 << 10;
+
+/// Bytes of answers that wait on one connection until its client takes them; beyond it no more calls are begun.
+const MAX_OWED: usize = 8 << 20;
+/// Bytes of requests that are there in part on one connection; beyond it such requests are refused.
+const MAX_PARTIAL: usize = 256 << 20;
 
 /// Streams that a client may have opened and reset before they were looked at (HTTP/2 rapid reset), and that were reset
 /// for what the client did wrong. One more ends the connection.
@@ -67,7 +69,6 @@ const HEAD: Duration = Duration::from_secs(10);
 pub(crate) struct Wire {
     context: Arc<Context>,
     http1: http1::Builder,
-    http2: h2::server::Builder,
     /// Cancelled when what still lasts is to be cut off.
     pub(crate) cut: CancellationToken,
 }
@@ -77,13 +78,11 @@ struct Shared {
     router: Arc<Router>,
     serves: Serves,
     peer: Option<PeerCertificates>,
-    held: Arc<Held>,
 }
 
 impl Wire {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        let (http1, http2) = (http1(), http2(&context.options));
-        Self { context, http1, http2, cut: CancellationToken::new() }
+        Self { context, http1: http1(), cut: CancellationToken::new() }
     }
 
     /// Serves a connection until it ends.
@@ -103,12 +102,12 @@ impl Wire {
         };
         match spoken {
             Ok(Some(spoken)) => {
-                let shared = Arc::new(Shared { router, serves, peer, held: Arc::default() });
+                let shared = Arc::new(Shared { router, serves, peer });
                 tokio::select! {
                     () = async {
                         match spoken {
                             Spoken::Http1 => self.speak_http1(stream, begun, shared).await,
-                            Spoken::Http2 => self.speak_http2(stream, begun, shared).await,
+                            Spoken::Http2 => speak_http2(stream, begun, shared).await,
                         }
                     } => {}
                     () = self.cut.cancelled() => {}
@@ -116,40 +115,6 @@ impl Wire {
             }
             Ok(None) => {}
             Err(error) => tracing::debug!("a connection ended: {error}"),
-        }
-    }
-
-    async fn speak_http2<S>(&self, stream: S, begun: BytesMut, shared: Arc<Shared>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (socket, outlet) = socket::pair(preface::Begun::new(begun.freeze(), stream));
-        let mut handshake = pin!(self.http2.handshake(socket));
-        // The server's settings go out though the client's have not come.
-        let shaken = std::future::poll_fn(|task| {
-            let shaken = handshake.as_mut().poll(task).map_err(|error| error.to_string());
-            match outlet.send(task) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
-                _ => shaken,
-            }
-        });
-        let mut http = tokio::select! {
-            shaken = shaken => match shaken {
-                Ok(http) => http,
-                Err(error) => return tracing::debug!("a connection ended: {error}"),
-            },
-            () = self.context.shutdown.cancelled() => return,
-        };
-        let options = &self.context.options;
-        let keep_alive = options.keep_alive.zip(http.ping_pong());
-        let keep_alive =
-            keep_alive.map(|(interval, pings)| KeepAlive::new(pings, interval, options.keep_alive_timeout));
-        match Connection::new(shared, http, outlet, keep_alive).await {
-            End::Done => {}
-            // Clients that go away without a word are no fault of ours.
-            End::Http(error) => tracing::debug!("a connection ended: {error}"),
-            End::Io(error) => tracing::debug!("a connection ended: {error}"),
-            End::Lost => tracing::debug!("a connection ended: its client did not answer"),
         }
     }
 
@@ -186,16 +151,15 @@ fn http1() -> http1::Builder {
     builder
 }
 
-fn http2(options: &ServerOptions) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEADERS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_streams(options.max_streams_per_connection)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
-    builder
+async fn speak_http2<S>(stream: S, begun: BytesMut, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match Connection::new(shared, stream, begun).await {
+        End::Done => {}
+        // Clients that go away without a word are no fault of ours.
+        End::Fault(reason) => tracing::debug!("a connection ended: its client broke the protocol ({reason:?})"),
+        End::Io(error) => tracing::debug!("a connection ended: {error}"),
+        End::Lost => tracing::debug!("a connection ended: its client did not answer"),
+    }
 }

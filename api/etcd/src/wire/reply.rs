@@ -1,10 +1,7 @@
 //! Answers as they go out: encoded once, large values not copied.
 
-use std::sync::LazyLock;
-
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::Response;
 use kelson_wire::pb::etcdserverpb::RangeResponse;
 use kelson_wire::pb::mvccpb::KeyValue;
 use prost::Message;
@@ -15,7 +12,7 @@ use tonic::body::Body;
 use crate::call::PREFIX;
 
 /// Values from so many bytes on are sent from where they lie.
-const APART: usize = 16 << 10;
+pub(super) const APART: usize = 16 << 10;
 
 /// Numbers of fields: a [`RangeResponse`]'s keys, and a [`KeyValue`]'s value.
 const KVS: u32 = 2;
@@ -29,23 +26,6 @@ pub(super) enum Reply {
     Pieces(Vec<Bytes>),
     /// One that is too large to be made at once; with its trailers.
     Body(Body),
-}
-
-/// The headers of every answer.
-pub(super) fn head() -> Response<()> {
-    static HEADERS: LazyLock<HeaderMap> =
-        LazyLock::new(|| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]));
-    let mut head = Response::new(());
-    *head.headers_mut() = HEADERS.clone();
-    head
-}
-
-/// The trailers of an answer without a failure.
-pub(super) fn trailers() -> HeaderMap {
-    static TRAILERS: LazyLock<HeaderMap> = LazyLock::new(|| {
-        HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))])
-    });
-    TRAILERS.clone()
 }
 
 /// A failure, which is all in the headers.
@@ -62,8 +42,14 @@ pub(super) fn whole(message: &impl Message) -> Reply {
     Reply::Whole(out.freeze())
 }
 
+/// Appends a message of a known length behind its prefix.
+pub(super) fn put(message: &impl Message, length: usize, out: &mut Vec<u8>) {
+    prefix(out, length);
+    message.encode_raw(out);
+}
+
 /// Messages of the direct path are bounded by [`crate::large`], far below what a length can say.
-fn prefix(out: &mut BytesMut, length: usize) {
+fn prefix(out: &mut impl BufMut, length: usize) {
     out.put_u8(0);
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
@@ -161,7 +147,6 @@ mod tests {
             (&refused.headers()["grpc-status"], &refused.headers()["grpc-message"]),
             (&"5".parse().unwrap(), &"no%20such%20thing".parse().unwrap())
         );
-        assert_eq!(head().headers()[CONTENT_TYPE], refused.headers()[CONTENT_TYPE]);
-        assert_eq!(trailers()["grpc-status"], "0");
+        assert_eq!(refused.headers()["content-type"], "application/grpc");
     }
 }

@@ -5,6 +5,8 @@ use kelson_etcd::ServerOptions;
 use kelson_wire::pb::etcdserverpb::kv_client::KvClient;
 use kelson_wire::pb::etcdserverpb::{PutRequest, RangeRequest};
 use prost::Message;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bounds::metric;
@@ -185,5 +187,46 @@ async fn half_said_calls_stand_in_nobodys_way() {
         raw.next_of(frames::DATA).await.expect("an answer");
     }
     assert_eq!(metric(&server, "etcd_debugging_mvcc_current_revision").await, u64::from(STREAMS) + 1);
+    server.stop().await;
+}
+
+/// Frames of any kind, flags and payload, as often well-formed as not: their connection answers or ends, nothing else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_sent_harms_nobody_else() {
+    const CONNECTIONS: u64 = 300;
+    const FRAMES: usize = 60;
+    let server = Server::start(ServerOptions::default()).await;
+    let mut others = others(&server);
+    let put = framed(&PutRequest { key: "a".into(), value: vec![b'x'; 100].into(), ..Default::default() });
+    for seed in 0..CONNECTIONS {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut raw = Raw::open(&server).await;
+        let mut sent = Vec::new();
+        let mut next = 1;
+        for _ in 0..FRAMES {
+            let stream = [0, next, rng.random_range(0..next + 4)][rng.random_range(0..3)];
+            let flags = [0, frames::END_HEADERS, frames::END_STREAM, rng.random()][rng.random_range(0..4)];
+            let payload = match rng.random_range(0..6) {
+                0 => frames::call([PUT, RANGE, "/etcdserverpb.Watch/Watch", "/health"][rng.random_range(0..4)]),
+                1 => put[..rng.random_range(0..=put.len())].to_vec(),
+                2 => rng.random::<u32>().to_be_bytes()[..rng.random_range(0..=4)].to_vec(),
+                3 => [[0, 4, 0, 0].to_vec(), rng.random::<[u8; 2]>().to_vec()].concat(),
+                _ => (0..rng.random_range(0..200)).map(|_| rng.random()).collect(),
+            };
+            let kind = if rng.random_range(0..3) == 0 { rng.random() } else { rng.random_range(0..10) };
+            next += if kind == frames::HEADERS && stream == next { 2 } else { 0 };
+            sent.extend(frame(kind, flags, stream, &payload));
+        }
+        // The server may have ended the connection by now.
+        let _ = raw.send(&sent).await;
+        if seed % 10 == 0 {
+            serves(&mut others).await;
+        }
+        if seed % 3 == 0 {
+            drop(raw.take_writing());
+            while raw.next().await.is_some() {}
+        }
+    }
+    serves(&mut others).await;
     server.stop().await;
 }

@@ -16,7 +16,7 @@ struct Inner {
     /// What the proposer encoded, so that applying on the member that proposed it need not decode; taken by the first
     /// apply so that the memory goes.
     commands: Mutex<Option<Vec<Command>>>,
-    /// The proposer's place in the pipeline, given back as soon as the batch is on disk.
+    /// The proposer's place in the pipeline, given back when the batch is applied.
     slot: Mutex<Option<OwnedSemaphorePermit>>,
 }
 

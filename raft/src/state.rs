@@ -100,6 +100,7 @@ impl StateMachine {
                 let commands = batch.take_commands().map_err(|e| corrupt(&log_id, &e))?;
                 let replies = self.write(&log_id, &commands, &[])?;
                 self.leases.observe(&commands, &replies);
+                batch.release_slot();
                 replies
             }
         };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
-use openraft::{EntryPayload, entry::RaftEntry, storage::IOFlushed};
+use openraft::{entry::RaftEntry, storage::IOFlushed};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -201,15 +201,6 @@ impl Writer {
             None => Ok(()),
             Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
         };
-        // First the proposer, so that its next batch is under way while this one is committed and applied.
-        for request in merged.iter() {
-            let Request::Append { entries, .. } = request else { continue };
-            for entry in entries {
-                if let EntryPayload::Normal(batch) = &entry.payload {
-                    batch.release_slot();
-                }
-            }
-        }
         for request in merged.drain(..) {
             match request {
                 Request::Append { done, .. } => done.io_completed(outcome()),

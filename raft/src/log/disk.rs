@@ -33,7 +33,6 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    #[cfg(any(test, feature = "rocksdb"))]
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.payload.len()
     }

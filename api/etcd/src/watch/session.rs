@@ -15,7 +15,7 @@ use http::HeaderMap;
 use http_body::Frame;
 use kelson_engine::auth::AuthListener;
 use kelson_engine::command::KeyRange;
-use kelson_engine::{WatchPoll, WatchSpec, Watcher};
+use kelson_engine::{Encoded, Event, WatchPoll, WatchSpec, Watcher};
 use kelson_wire::pb::etcdserverpb::watch_create_request::FilterType;
 use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
 use kelson_wire::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
-use super::answers::{Answers, Encoded, TooLarge};
+use super::answers::{self, Answers, TooLarge};
 use super::ready::{Bell, Ready};
 use crate::auth::{Caller, Holder};
 use crate::batch::BatchSize;
@@ -73,7 +73,6 @@ pub(super) struct Session {
     out: Answers,
     /// A message that could not be sent, which ends the stream.
     too_large: Option<TooLarge>,
-    encoded: Encoded,
     /// Progress was asked for: answered when every watch has told everything up to this revision.
     progress_wanted: Option<i64>,
     /// Watches polled since the last look whether that is so.
@@ -105,7 +104,6 @@ impl Session {
             ready: Arc::default(),
             out: Answers::default(),
             too_large: None,
-            encoded: Encoded::default(),
             progress_wanted: None,
             polls: 0,
             progress_clock: None,
@@ -125,13 +123,13 @@ impl Session {
         self.too_large = said.err().or(self.too_large.take());
     }
 
-    /// Tells the events that were encoded last.
-    fn say_events(&mut self, revision: i64, watch_id: i64, fragment: bool) {
+    /// Tells events to a watch.
+    fn say_events(&mut self, revision: i64, watch_id: i64, fragment: bool, events: &Encoded) {
         let header = self.context.header(revision);
         let mut response = WatchResponse { header, watch_id, ..Default::default() };
         let said = if fragment {
             // What is larger than a message may be is split; all parts but the last say that more follows.
-            let mut parts = self.encoded.parts(self.context.options.max_message_bytes()).peekable();
+            let mut parts = answers::parts(events, self.context.options.max_message_bytes()).peekable();
             std::iter::from_fn(|| parts.next().map(|part| (part, parts.peek().is_some()))).try_for_each(
                 |(part, more)| {
                     response.fragment = more;
@@ -139,7 +137,7 @@ impl Session {
                 },
             )
         } else {
-            self.out.push(&response, self.encoded.bytes())
+            self.out.push(&response, &events.bytes)
         };
         self.too_large = said.err().or(self.too_large.take());
     }
@@ -329,8 +327,8 @@ impl Session {
                 // What is compacted is told by nobody, even while it can still be found.
                 let prev_kv = watch.watcher.spec().prev_kv;
                 let previous_after = prev_kv.then(|| self.context.node.reader().compacted_revision());
-                self.encoded.encode(events, previous_after);
-                self.say_events(revision, id, fragment);
+                let encode = |events: &[Arc<Event>]| answers::encode(events, previous_after);
+                events.encoded(previous_after, encode, |events| self.say_events(revision, id, fragment, events));
                 // Until it is found to have nothing more to tell; one whose client does not read is not asked.
                 self.note(id, true);
             }
@@ -450,7 +448,6 @@ impl Session {
                 None => {
                     self.check_progress();
                     if self.progress_wanted.is_none() {
-                        self.encoded = Encoded::default();
                         return Ok(());
                     }
                 }

@@ -219,6 +219,11 @@ pub struct Receiving {
 }
 
 impl Receiving {
+    /// The next message, if it is here already.
+    pub fn here(&mut self) -> Option<Bytes> {
+        self.cutter.next()
+    }
+
     /// The next message; `None` when the server has ended the stream well.
     ///
     /// # Errors
@@ -240,7 +245,7 @@ impl Receiving {
                     Some(part) => {
                         let part = part?;
                         body.flow_control().release_capacity(part.len())?;
-                        self.cutter.push(&part);
+                        self.cutter.push(part);
                     }
                     None => {
                         if let Some(trailers) = body.trailers().await? {

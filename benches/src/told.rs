@@ -1,16 +1,14 @@
 //! What a load client reads of a watch's answer: how many events, and the value of each. Decoding all of it would cost
 //! the client more than telling it costs a server.
 
-use kelson_wire::pb::etcdserverpb::WatchResponse;
-
 use crate::error::Error;
 
-/// Numbers of fields: the events of a [`WatchResponse`], an event's key with its value, and the value of that.
+/// Numbers of fields: the events of a `WatchResponse`, an event's key with its value, and the value of that.
 const EVENTS: u64 = 11;
 const KV: u64 = 2;
 const VALUE: u64 = 5;
 
-/// Visits the value of each event of an encoded [`WatchResponse`], if it has one; returns the number of events.
+/// Visits the value of each event of an encoded `WatchResponse`, if it has one; returns the number of events.
 ///
 /// # Errors
 /// If it is no such message.
@@ -34,7 +32,8 @@ pub fn events(answer: &[u8], mut visit: impl FnMut(Option<&[u8]>)) -> Result<u64
         visit(value);
         Some(())
     });
-    read.map(|()| count).ok_or_else(|| Error::Answer(format!("an answer of a watch that cannot be read: {} bytes", answer.len())))
+    read.map(|()| count)
+        .ok_or_else(|| Error::Answer(format!("an answer of a watch that cannot be read: {} bytes", answer.len())))
 }
 
 /// Visits the fields of a message that are bytes or messages; `None` where it is none, or `visit` says so.
@@ -72,7 +71,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use kelson_wire::pb::etcdserverpb::ResponseHeader;
+    use kelson_wire::pb::etcdserverpb::{ResponseHeader, WatchResponse};
     use kelson_wire::pb::mvccpb::{Event, KeyValue};
     use prost::Message;
 
@@ -80,7 +79,12 @@ mod tests {
 
     fn answer() -> WatchResponse {
         let event = |(r#type, length): (i32, usize)| {
-            let kv = KeyValue { key: "key".into(), mod_revision: 1 << 40, value: vec![7; length].into(), ..Default::default() };
+            let kv = KeyValue {
+                key: "key".into(),
+                mod_revision: 1 << 40,
+                value: vec![7; length].into(),
+                ..Default::default()
+            };
             Event { r#type, prev_kv: Some(KeyValue { value: "before".into(), ..kv.clone() }), kv: Some(kv) }
         };
         WatchResponse {

@@ -115,14 +115,8 @@ impl Recent {
     /// Leaves what was read from `floor` up to `upto` for the others, and keeps it on `shelf`.
     pub fn leave(&self, spec: &WatchSpec, floor: i64, upto: i64, events: &Arc<Events>, shelf: &Shelf) {
         let Some(first) = events.first().map(|event| event.revision()) else { return };
-        let piece = Piece {
-            floor,
-            first,
-            upto,
-            length: events.len(),
-            wants: spec.into(),
-            events: Arc::downgrade(events),
-        };
+        let piece =
+            Piece { floor, first, upto, length: events.len(), wants: spec.into(), events: Arc::downgrade(events) };
         if !shelf.keep(events) {
             return;
         }
@@ -184,9 +178,9 @@ impl Shelf {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::Revision;
     use crate::command::KeyRange;
     use crate::record::Record;
-    use crate::Revision;
 
     fn spec() -> WatchSpec {
         let range = KeyRange { start: "k".into(), end: "l".into() };

@@ -136,18 +136,16 @@ impl Watcher {
             let (events, more) = match self.read_ring(revision, max_events.max(1)) {
                 Some(events) => (events, false),
                 None if self.cursor < compacted => return WatchPoll::Compacted { compact_revision: compacted },
-                None => {
-                    match self.read_history(revision, max_events.max(1)) {
-                        Err(error) => return WatchPoll::Failed(error),
-                        Ok(read) => {
-                            let compacted = self.shared.snapshot.load().compacted;
-                            if floor < compacted {
-                                return WatchPoll::Compacted { compact_revision: compacted };
-                            }
-                            read
+                None => match self.read_history(revision, max_events.max(1)) {
+                    Err(error) => return WatchPoll::Failed(error),
+                    Ok(read) => {
+                        let compacted = self.shared.snapshot.load().compacted;
+                        if floor < compacted {
+                            return WatchPoll::Compacted { compact_revision: compacted };
                         }
+                        read
                     }
-                }
+                },
             };
             if !events.is_empty() {
                 if let Err(error) = self.resolve_previous(&events) {

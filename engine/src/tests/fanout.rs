@@ -89,5 +89,9 @@ fn idle_watchers_of_distinct_keys_cost_little_and_are_not_disturbed() {
     assert_eq!(poll(&mut watchers[7], &bell).unwrap().len(), 1);
     let quiet = |at: usize, watchers: &mut Vec<Watcher>| poll(&mut watchers[at], &bell).is_none();
     assert!(quiet(7, &mut watchers) && quiet(0, &mut watchers) && quiet(count - 1, &mut watchers));
-    assert_eq!(watchers.iter().filter(|watcher| watcher.progress() < 2).count(), 0, "all know that nothing was for them");
+    assert_eq!(
+        watchers.iter().filter(|watcher| watcher.progress() < 2).count(),
+        0,
+        "all know that nothing was for them"
+    );
 }

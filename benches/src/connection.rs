@@ -174,6 +174,11 @@ pub struct Receiving {
 }
 
 impl Receiving {
+    /// The next message, if it is here already.
+    pub fn here(&mut self) -> Option<Bytes> {
+        self.cutter.next()
+    }
+
     /// The next message; `None` when the server has ended the stream well.
     ///
     /// # Errors
@@ -184,7 +189,7 @@ impl Receiving {
                 return Ok(Some(message));
             }
             match poll_fn(|task| self.stream.poll_piece(task)).await? {
-                Ok(part) => self.cutter.push(&part),
+                Ok(part) => self.cutter.push(part),
                 Err(end) => return check(self.method, end).map(|()| None),
             }
         }

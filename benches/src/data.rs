@@ -39,7 +39,7 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub const STAMP: usize = 8;
 
 /// A moment as nanoseconds since the first use of a stamp in this process; 0 for one before.
-fn stamp(moment: Instant) -> u64 {
+pub fn stamp(moment: Instant) -> u64 {
     u64::try_from(moment.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -50,10 +50,10 @@ pub fn stamped(number: u64, length: usize, due: Instant) -> Bytes {
     value.freeze()
 }
 
-/// How long ago a [`stamped`] value was due; `None` for one that is too short to have a stamp.
-pub fn age(value: &[u8], now: Instant) -> Option<Duration> {
+/// How long before `now`, a [`stamp`], a [`stamped`] value was due; `None` for one that is too short to have a stamp.
+pub fn age(value: &[u8], now: u64) -> Option<Duration> {
     let written = value.get(..STAMP)?.try_into().ok().map(u64::from_le_bytes)?;
-    Some(Duration::from_nanos(stamp(now).saturating_sub(written)))
+    Some(Duration::from_nanos(now.saturating_sub(written)))
 }
 
 /// `length` bytes that do not compress, as encrypted secrets would not, and that differ for each number.
@@ -87,10 +87,10 @@ mod tests {
         let due = Instant::now() + Duration::from_secs(1);
         let value = stamped(3, 64, due);
         assert_eq!(value.len(), 64);
-        assert_eq!(age(&value, due + Duration::from_millis(7)), Some(Duration::from_millis(7)));
-        assert_eq!(age(&value, due - Duration::from_millis(7)), Some(Duration::ZERO));
+        assert_eq!(age(&value, stamp(due + Duration::from_millis(7))), Some(Duration::from_millis(7)));
+        assert_eq!(age(&value, stamp(due - Duration::from_millis(7))), Some(Duration::ZERO));
         assert_eq!(stamped(3, 0, due).len(), STAMP);
-        assert_eq!(age(&value[..7], due), None);
+        assert_eq!(age(&value[..7], stamp(due)), None);
     }
 
     #[test]

@@ -67,27 +67,48 @@ impl Assembly {
     }
 }
 
-/// Cuts a stream's body into its messages.
+/// Cuts a stream's body into its messages. Those that lie within one part are not copied.
 #[derive(Default)]
 pub struct Cutter {
-    buffer: BytesMut,
+    /// A message of which a part is there.
+    begun: BytesMut,
+    /// What comes behind it.
+    part: Bytes,
 }
 
 impl Cutter {
-    /// The next part of the body.
-    pub fn push(&mut self, part: &[u8]) {
-        self.buffer.extend_from_slice(part);
+    /// The next part of the body; to be called when there is no whole message left.
+    pub fn push(&mut self, part: Bytes) {
+        if !self.part.is_empty() {
+            self.begun.extend_from_slice(&self.part);
+        }
+        self.part = part;
     }
 
     /// The next whole message, if one is there.
     pub fn next(&mut self) -> Option<Bytes> {
-        let length = self.buffer.get(1..PREFIX)?.try_into().ok().map(u32::from_be_bytes)?;
-        let end = PREFIX + usize::try_from(length).ok()?;
-        if self.buffer.len() < end {
-            return None;
+        if self.begun.is_empty() {
+            let end = end(&self.part)?;
+            return (self.part.len() >= end).then(|| self.part.split_to(end).slice(PREFIX..));
         }
-        Some(self.buffer.split_to(end).freeze().slice(PREFIX..))
+        self.fill(PREFIX);
+        let end = end(&self.begun)?;
+        self.fill(end);
+        (self.begun.len() == end).then(|| self.begun.split().freeze().slice(PREFIX..))
     }
+
+    /// Takes of the part what the message that has begun lacks of `length` bytes.
+    fn fill(&mut self, length: usize) {
+        let lacking = length.saturating_sub(self.begun.len());
+        self.begun.reserve(lacking);
+        self.begun.extend_from_slice(&self.part.split_to(lacking.min(self.part.len())));
+    }
+}
+
+/// Where the message ends that begins here, if that can be told.
+fn end(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.get(1..PREFIX)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some(PREFIX + usize::try_from(length).ok()?)
 }
 
 #[cfg(test)]
@@ -113,7 +134,7 @@ mod tests {
         for step in 1..body.len() {
             let (mut cutter, mut found) = (Cutter::default(), Vec::new());
             for part in body.chunks(step) {
-                cutter.push(part);
+                cutter.push(Bytes::copy_from_slice(part));
                 found.extend(std::iter::from_fn(|| cutter.next()).map(|bytes| PutRequest::decode(bytes).unwrap()));
             }
             assert_eq!(found, [put("one"), put(""), put("three")], "parts of {step}");

@@ -1,10 +1,9 @@
 //! Leases: many are granted, then kept alive over a few streams, as client libraries do.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kelson_wire::pb::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
 };
@@ -84,38 +83,62 @@ impl Fleet {
     }
 }
 
-/// The next keep-alive of this lane, framed, with the lease and when it was sent.
-async fn next(lane: &Arc<Lane>, keep: KeepAlive) -> Option<(Bytes, i64, Duration)> {
-    let (number, due) = lane.take().await?;
-    let id = id(scatter(number) % keep.leases.max(1));
-    Some((frame(&LeaseKeepAliveRequest { id }), id, due))
+/// The keep-alives of one stream that wait for their answers, which come in the order of the requests.
+struct Waiting {
+    requests: VecDeque<(i64, Duration)>,
+    /// Whether the run has more.
+    more: bool,
 }
 
-async fn stream(lane: &Arc<Lane>, mut connection: Connection, keep: KeepAlive) -> Result<(), Error> {
-    let Some((first, lease, due)) = next(lane, keep).await else { return Ok(()) };
-    let (mut sending, mut receiving) = connection.stream(Method::LeaseKeepAlive, first).await?;
-    // Answers come in the order of the requests.
-    let mut waiting = VecDeque::from([(lease, due)]);
-    let mut more = true;
-    while let Some((lease, due)) = waiting.front().copied() {
-        while more && waiting.len() < keep.in_flight {
-            match next(lane, keep).await {
-                Some((framed, lease, due)) => {
-                    sending.send(framed)?;
-                    waiting.push_back((lease, due));
+impl Waiting {
+    /// As many keep-alives as there is room for, framed one behind the other.
+    async fn fill(&mut self, lane: &Lane, keep: KeepAlive) -> Bytes {
+        let mut framed = BytesMut::new();
+        while self.more && self.requests.len() < keep.in_flight.max(1) {
+            match lane.take().await {
+                Some((number, due)) => {
+                    let id = id(scatter(number) % keep.leases.max(1));
+                    framed.extend_from_slice(&frame(&LeaseKeepAliveRequest { id }));
+                    self.requests.push_back((id, due));
                 }
-                None => more = false,
+                None => self.more = false,
             }
         }
-        let Some(message) = receiving.next().await? else {
-            return Err(Error::Answer("the server ended a keep-alive stream".into()));
-        };
+        framed.freeze()
+    }
+
+    fn answered(&mut self, message: Bytes, lane: &Lane) -> Result<(), Error> {
         let answer: LeaseKeepAliveResponse = decode(message)?;
+        let Some((lease, due)) = self.requests.pop_front() else {
+            return Err(Error::Answer(format!("lease {} was answered once more", answer.id)));
+        };
         if answer.id != lease || answer.ttl <= 0 {
             return Err(Error::Answer(format!("lease {lease} was answered as {} with {} s", answer.id, answer.ttl)));
         }
         lane.note(due, lane.shared.began.elapsed(), None);
-        waiting.pop_front();
+        Ok(())
+    }
+}
+
+async fn stream(lane: &Lane, mut connection: Connection, keep: KeepAlive) -> Result<(), Error> {
+    let mut waiting = Waiting { requests: VecDeque::new(), more: true };
+    let first = waiting.fill(lane, keep).await;
+    if first.is_empty() {
+        return Ok(());
+    }
+    let (mut sending, mut receiving) = connection.stream(Method::LeaseKeepAlive, first).await?;
+    while !waiting.requests.is_empty() {
+        let Some(message) = receiving.next().await? else {
+            return Err(Error::Answer("the server ended a keep-alive stream".into()));
+        };
+        waiting.answered(message, lane)?;
+        while let Some(message) = receiving.here() {
+            waiting.answered(message, lane)?;
+        }
+        let framed = waiting.fill(lane, keep).await;
+        if !framed.is_empty() {
+            sending.send(framed)?;
+        }
     }
     sending.finish();
     Ok(())

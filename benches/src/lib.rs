@@ -20,6 +20,7 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod told;
 mod transport;
 mod watch;
 

@@ -10,12 +10,13 @@ use kelson_wire::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchRespo
 use parking_lot::Mutex;
 
 use crate::connection::{Connection, Method, Receiving, Sending};
-use crate::data::{age, range};
+use crate::data::{age, range, stamp};
 use crate::error::Error;
 use crate::fleet::{AbortOnDrop, Fleet};
 use crate::frame::frame;
 use crate::pace::{histogram, record};
 use crate::source::decode;
+use crate::told;
 
 /// What to watch.
 #[derive(Clone, Copy, Debug)]
@@ -128,17 +129,19 @@ async fn create(connection: &mut Connection, watch: Watch) -> Result<(Sending, R
 
 async fn follow(mut receiving: Receiving, seen: &Seen) -> Result<(), Error> {
     while let Some(message) = receiving.next().await? {
-        let answer: WatchResponse = decode(message)?;
-        if answer.canceled {
-            return Err(Error::Answer(format!("a watch was cancelled: {:?}", answer.cancel_reason)));
-        }
-        let now = Instant::now();
+        let now = stamp(Instant::now());
         let mut latencies = seen.latencies.lock();
-        for event in &answer.events {
-            let age = event.kv.as_ref().and_then(|kv| age(&kv.value, now));
-            record(&mut latencies, Duration::ZERO, age.unwrap_or_default());
+        let events = told::events(&message, |value| {
+            record(&mut latencies, Duration::ZERO, value.and_then(|value| age(value, now)).unwrap_or_default());
+        })?;
+        drop(latencies);
+        if events == 0 {
+            let answer: WatchResponse = decode(message)?;
+            if answer.canceled {
+                return Err(Error::Answer(format!("a watch was cancelled: {:?}", answer.cancel_reason)));
+            }
         }
-        seen.events.fetch_add(answer.events.len() as u64, Ordering::Relaxed);
+        seen.events.fetch_add(events, Ordering::Relaxed);
     }
     Err(Error::Answer("the server ended a watch stream".into()))
 }

@@ -25,11 +25,14 @@ pub struct EngineOptions {
     pub ring_events: usize,
     /// The same in bytes. Keys and values are shared with the cache.
     pub ring_bytes: usize,
+    /// Events that were read for one watcher and are kept a moment for the others of the same range, in bytes. When it
+    /// is full the oldest go first, and who comes late reads for itself.
+    pub shelf_bytes: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { cache_bytes: 32 << 20, ring_events: 1 << 15, ring_bytes: 32 << 20 }
+        EngineOptions { cache_bytes: 32 << 20, ring_events: 1 << 15, ring_bytes: 32 << 20, shelf_bytes: 8 << 20 }
     }
 }
 

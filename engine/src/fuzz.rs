@@ -27,8 +27,8 @@ pub fn command(data: &[u8]) {
 pub fn engine(data: &[u8]) {
     let mut choices = Choices { data };
     let options = match choices.below(3) {
-        0 => EngineOptions { cache_bytes: 0, ring_events: 0, ring_bytes: 1 },
-        1 => EngineOptions { cache_bytes: 4096, ring_events: 4, ring_bytes: 1 << 20 },
+        0 => EngineOptions { cache_bytes: 0, ring_events: 0, ring_bytes: 1, shelf_bytes: 0 },
+        1 => EngineOptions { cache_bytes: 4096, ring_events: 4, ring_bytes: 1 << 20, shelf_bytes: 4096 },
         _ => EngineOptions { cache_bytes: 1 << 20, ..EngineOptions::default() },
     };
     let requests = (0..choices.below(4)).map(|_| choices.request()).collect();

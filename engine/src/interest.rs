@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use rustc_hash::FxHashMap;
 
 use crate::command::KeyRange;
 use crate::event::Event;
-use crate::sync::{AtomicBool, AtomicI64, Mutex};
+use crate::events::Recent;
+use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Mutex};
 
 /// A sleeping or busy watcher.
 #[derive(Default)]
@@ -42,6 +43,10 @@ impl Sleeper {
 #[derive(Default)]
 struct Group {
     armed: Mutex<Vec<Arc<Sleeper>>>,
+    /// Watchers of the range. Changed under the registry's lock.
+    members: AtomicU64,
+    /// What some of them were told last.
+    recent: Recent,
 }
 
 impl Group {
@@ -56,12 +61,6 @@ impl Group {
     }
 }
 
-#[derive(Default)]
-struct Members {
-    group: Arc<Group>,
-    count: usize,
-}
-
 /// One range of the interval tree, which lies in the sorted array as a binary search would walk it.
 struct Interval {
     start: Bytes,
@@ -73,8 +72,8 @@ struct Interval {
 
 #[derive(Default)]
 struct Registry {
-    keys: FxHashMap<Bytes, Members>,
-    ranges: BTreeMap<(Bytes, Bytes), Members>,
+    keys: FxHashMap<Bytes, Arc<Group>>,
+    ranges: BTreeMap<(Bytes, Bytes), Arc<Group>>,
     intervals: Vec<Interval>,
     stale: bool,
 }
@@ -137,11 +136,11 @@ fn stab(intervals: &[Interval], key: &[u8], found: &mut dyn FnMut(&Group)) {
 impl Registry {
     fn rebuild(&mut self) {
         let end = |end: &Bytes| (end[..] != [0]).then(|| end.clone());
-        let of = |((start, until), members): (&(Bytes, Bytes), &Members)| Interval {
+        let of = |((start, until), group): (&(Bytes, Bytes), &Arc<Group>)| Interval {
             start: start.clone(),
             end: end(until),
             reach: None,
-            group: Arc::clone(&members.group),
+            group: Arc::clone(group),
         };
         self.intervals = self.ranges.iter().map(of).collect();
         set_reach(&mut self.intervals);
@@ -163,14 +162,14 @@ impl Interest {
         let group = {
             let mut registry = self.registry.lock();
             let registry = &mut *registry;
-            let members = if range.end.is_empty() {
+            let group = if range.end.is_empty() {
                 registry.keys.entry(range.start.clone()).or_default()
             } else {
                 registry.ranges.entry((range.start.clone(), range.end.clone())).or_default()
             };
-            members.count += 1;
-            registry.stale |= members.count == 1 && !range.end.is_empty();
-            Arc::clone(&members.group)
+            let before = group.members.fetch_add(1, Relaxed);
+            registry.stale |= before == 0 && !range.end.is_empty();
+            Arc::clone(group)
         };
         Member { interest: Arc::clone(self), range, group, sleeper: Arc::default() }
     }
@@ -186,8 +185,8 @@ impl Interest {
         if !registry.keys.is_empty() || !registry.intervals.is_empty() {
             for event in events {
                 let key = &event.kv.key;
-                if let Some(members) = registry.keys.get(key) {
-                    members.group.wake(event.revision(), &mut wakers);
+                if let Some(group) = registry.keys.get(key) {
+                    group.wake(event.revision(), &mut wakers);
                 }
                 stab(&registry.intervals, key, &mut |group| group.wake(event.revision(), &mut wakers));
             }
@@ -199,6 +198,11 @@ impl Interest {
 }
 
 impl Member {
+    /// What others of the same range were told last; `None` where there are no others.
+    pub fn recent(&self) -> Option<&Recent> {
+        (self.group.members.load(Relaxed) > 1).then_some(&self.group.recent)
+    }
+
     /// Arms the sleeper: from now on the first event that concerns it wakes `waker`. The caller must look once more
     /// for events that were published before.
     pub fn arm(&self, waker: &Waker) {
@@ -222,22 +226,14 @@ impl Drop for Member {
         }
         let mut registry = self.interest.registry.lock();
         let registry = &mut *registry;
-        let left = |members: Option<&mut Members>| {
-            members.is_some_and(|members| {
-                members.count -= 1;
-                members.count == 0
-            })
-        };
+        if self.group.members.fetch_sub(1, Relaxed) > 1 {
+            return;
+        }
         if self.range.end.is_empty() {
-            if left(registry.keys.get_mut(&self.range.start)) {
-                registry.keys.remove(&self.range.start);
-            }
+            registry.keys.remove(&self.range.start);
         } else {
-            let range = (self.range.start.clone(), self.range.end.clone());
-            if left(registry.ranges.get_mut(&range)) {
-                registry.ranges.remove(&range);
-                registry.stale = true;
-            }
+            registry.ranges.remove(&(self.range.start.clone(), self.range.end.clone()));
+            registry.stale = true;
         }
     }
 }

@@ -19,6 +19,7 @@ mod compaction;
 mod engine;
 mod error;
 mod event;
+mod events;
 mod export;
 #[cfg(any(all(test, not(loom)), feature = "fuzz"))]
 pub mod fuzz;
@@ -63,6 +64,7 @@ pub use command::{Command, KeyRange, KeyValue, Outcome, RangeRequest, RangeRespo
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use event::{Event, EventKind};
+pub use events::{Encoded, Events};
 pub use export::{Export, Write};
 pub use hash::HashKv;
 pub use import::Importer;

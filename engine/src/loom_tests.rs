@@ -61,7 +61,7 @@ struct Writer {
 impl Writer {
     /// A ring of `ring_events` events at most; nothing is cached.
     fn new(ring_events: usize) -> Writer {
-        let options = EngineOptions { cache_bytes: 0, ring_events, ring_bytes: 1 << 20 };
+        let options = EngineOptions { cache_bytes: 0, ring_events, ..EngineOptions::default() };
         Writer { engine: Engine::open_with(Arc::new(MemoryBackend::new()), options).unwrap(), index: 0 }
     }
 
@@ -104,7 +104,7 @@ fn receive(watcher: &mut Watcher, max_events: usize, expected: &[i64]) {
         let missing = |seen: usize| expected.get(seen).copied().unwrap_or(i64::MAX);
         match watcher.poll(&mut Context::from_waker(&waker), max_events) {
             WatchPoll::Events { events, revision } => {
-                for event in events {
+                for event in events.iter() {
                     assert_eq!(Some(&event.revision()), expected.get(seen), "after {seen} events");
                     seen += 1;
                 }
@@ -364,7 +364,7 @@ fn loom_compaction_overtakes_a_watch() {
         while next <= 5 {
             match watcher.poll(&mut Context::from_waker(&waker), 2) {
                 WatchPoll::Events { events, revision } => {
-                    for event in events {
+                    for event in events.iter() {
                         assert_eq!(event.revision(), next);
                         next += 1;
                     }
@@ -395,5 +395,22 @@ fn loom_a_neighbour_leaves_while_the_group_is_woken() {
         receive(&mut watcher, 9, &[2]);
         writing.join().unwrap();
         leaving.join().unwrap();
+    });
+}
+
+/// Two watchers of one range, each of which takes what the other has read: both are told everything, once.
+#[test]
+fn loom_neighbours_take_what_the_other_has_read() {
+    model(2, || {
+        let mut writer = Writer::new(8);
+        let (mut watcher, mut neighbour) = (writer.watch(all(), 0), writer.watch(all(), 0));
+        let writing = thread::spawn(move || {
+            writer.put("k");
+            writer.put("k");
+        });
+        let receiving = thread::spawn(move || receive(&mut neighbour, 9, &[2, 3]));
+        receive(&mut watcher, 9, &[2, 3]);
+        receiving.join().unwrap();
+        writing.join().unwrap();
     });
 }

@@ -21,7 +21,7 @@ struct Hit<'a> {
 }
 
 impl<'a> Hit<'a> {
-    fn new(key: &'a [u8], entry: &Entry, at: Revision) -> Hit<'a> {
+    fn new(key: &'a [u8], entry: Entry, at: Revision) -> Hit<'a> {
         let known = entry.newest().at == at;
         let kv = match known {
             true => KeyValue {

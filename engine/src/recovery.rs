@@ -11,6 +11,7 @@ use crate::backend::{Backend, Batch, Space};
 use crate::cache::Cache;
 use crate::compaction::Compaction;
 use crate::engine::{Engine, EngineOptions};
+use crate::events::Shelf;
 use crate::history::Change;
 use crate::interest::Interest;
 use crate::lease::LeaseTable;
@@ -88,6 +89,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
         cache: Cache::new(options.cache_bytes),
         ring: ring.reader(),
         interest: Arc::new(Interest::new(state.revision)),
+        shelf: Shelf::new(options.shelf_bytes),
         leases,
         size,
         auth: ArcSwap::new(auth.clone()),

@@ -8,6 +8,7 @@ use crate::alarm::Alarm;
 use crate::auth::{Auth, Listeners, Tokens};
 use crate::backend::{Backend, Space, SpaceKey};
 use crate::cache::Cache;
+use crate::events::Shelf;
 use crate::interest::Interest;
 use crate::lease::LeaseTable;
 use crate::ring::Ring;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub cache: Cache,
     pub ring: Ring,
     pub interest: Arc<Interest>,
+    pub shelf: Shelf,
     pub leases: LeaseTable,
     pub size: Size,
     pub auth: ArcSwap<Auth>,

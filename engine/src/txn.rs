@@ -309,7 +309,7 @@ impl Engine {
                 }
                 Ok(true)
             }
-            target if empty => Ok(matches(target, &Entry::default(), compare.result)),
+            target if empty => Ok(matches(target, Entry::default(), compare.result)),
             _ => Ok(holds),
         }
     }
@@ -323,7 +323,7 @@ fn branch<'t>(txn: &'t Txn, path: &mut std::slice::Iter<bool>) -> &'t [Op] {
     if path.next() == Some(&true) { &txn.success } else { &txn.failure }
 }
 
-fn matches(target: &CompareTarget, entry: &Entry, result: CompareResult) -> bool {
+fn matches(target: &CompareTarget, entry: Entry, result: CompareResult) -> bool {
     let ordering = match target {
         CompareTarget::Version(version) => entry.version.cmp(version),
         CompareTarget::CreateRevision(revision) => entry.create.cmp(revision),

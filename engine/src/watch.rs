@@ -1,7 +1,7 @@
 //! Watches: every event of a range once, in order, whole revisions at a time, never before it is published.
 //!
-//! A watcher pulls. Near the head it reads the shared ring; behind it, it reads history from the backend in bounded
-//! pieces. It holds nothing of the writer's, so one that is never polled costs the others nothing.
+//! A watcher pulls. It takes what another one of the same range has read already; else, near the head, it reads the
+//! shared ring, and behind that history from the backend, in bounded pieces. It holds nothing of the writer's, so one that is never polled costs the others nothing.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::backend::Space;
 use crate::command::KeyRange;
 use crate::event::{Event, EventKind};
+use crate::events::Events;
 use crate::interest::{Member, Sleep};
 use crate::record::{self, Record};
 use crate::ring::Place;
@@ -40,7 +41,7 @@ pub struct WatchSpec {
 #[derive(Debug)]
 pub enum WatchPoll {
     /// Events in order. All events up to and including `revision` have been delivered with these.
-    Events { events: Vec<Arc<Event>>, revision: i64 },
+    Events { events: Arc<Events>, revision: i64 },
     /// History that was not yet delivered has been compacted away: the watch is over.
     Compacted { compact_revision: i64 },
     /// Nothing for now; all events up to and including `synced_to` have been delivered. The task will be woken: when
@@ -125,34 +126,47 @@ impl Watcher {
                 armed = true;
                 continue;
             }
+            if let Some((events, upto)) = self.left_by_others(max_events.max(1)) {
+                // What another has read is read: the place in the ring is behind now.
+                self.cursor = upto + 1;
+                self.place = None;
+                return WatchPoll::Events { events, revision: upto };
+            }
+            let floor = self.cursor;
             let (events, more) = match self.read_ring(revision, max_events.max(1)) {
                 Some(events) => (events, false),
                 None if self.cursor < compacted => return WatchPoll::Compacted { compact_revision: compacted },
-                None => {
-                    let from = self.cursor;
-                    match self.read_history(revision, max_events.max(1)) {
-                        Err(error) => return WatchPoll::Failed(error),
-                        Ok(read) => {
-                            let compacted = self.shared.snapshot.load().compacted;
-                            if from < compacted {
-                                return WatchPoll::Compacted { compact_revision: compacted };
-                            }
-                            read
+                None => match self.read_history(revision, max_events.max(1)) {
+                    Err(error) => return WatchPoll::Failed(error),
+                    Ok(read) => {
+                        let compacted = self.shared.snapshot.load().compacted;
+                        if floor < compacted {
+                            return WatchPoll::Compacted { compact_revision: compacted };
                         }
+                        read
                     }
-                }
+                },
             };
             if !events.is_empty() {
                 if let Err(error) = self.resolve_previous(&events) {
                     return WatchPoll::Failed(error);
                 }
-                return WatchPoll::Events { events, revision: self.cursor - 1 };
+                let (events, upto) = (Events::new(events), self.cursor - 1);
+                if let Some(recent) = self.member.recent() {
+                    recent.leave(&self.spec, floor, upto, &events, &self.shared.shelf);
+                }
+                return WatchPoll::Events { events, revision: upto };
             }
             if more {
                 cx.waker().wake_by_ref();
                 return WatchPoll::Idle { synced_to: self.cursor - 1 };
             }
         }
+    }
+
+    /// What another watcher of the range was told, if it is what comes next here.
+    fn left_by_others(&self, most: usize) -> Option<(Arc<Events>, i64)> {
+        self.member.recent()?.find(&self.spec, self.cursor, most)
     }
 
     fn wants(&self, kind: EventKind, key: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use kelson_engine::command::KeyRange;
-use kelson_engine::{Event, WatchPoll, WatchSpec, Watcher};
+use kelson_engine::{Events, WatchPoll, WatchSpec, Watcher};
 use kelson_wire::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kelson_wire::pb::etcdserverpb::kv_server::Kv;
 use kelson_wire::pb::etcdserverpb::lease_server::Lease;
@@ -158,7 +158,7 @@ const BATCH: usize = 64;
 
 impl Changes {
     /// Waits for what happens next; with it the revision up to which there is no more.
-    pub(crate) async fn next(&mut self) -> Result<(Vec<Arc<Event>>, i64), Status> {
+    pub(crate) async fn next(&mut self) -> Result<(Arc<Events>, i64), Status> {
         let next = poll_fn(|task| match self.watcher.poll(task, BATCH) {
             WatchPoll::Idle { .. } => Poll::Pending,
             found => Poll::Ready(found),

@@ -125,7 +125,7 @@ impl Observation {
             };
             let (events, revision) = leader.next().await?;
             let header = self.asker.services.context.header(revision);
-            for event in events {
+            for event in events.iter() {
                 if event.kind == EventKind::Delete {
                     self.leader = None;
                     break;

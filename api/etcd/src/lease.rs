@@ -1,10 +1,11 @@
 //! etcd's Lease service.
 
-use std::pin::Pin;
+mod renewals;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use kelson_engine::Error as EngineError;
 use kelson_engine::Reader;
 use kelson_engine::auth::{Asker, Auth, Refusal};
@@ -16,9 +17,12 @@ use kelson_wire::pb::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
 };
+use renewals::Renewals;
+use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Caller;
+use crate::body::OwnBody;
 use crate::context::Context;
 use crate::kv::mismatch;
 use crate::{quota, refusal};
@@ -183,31 +187,18 @@ impl Lease for LeaseService {
         self.do_revoke(&Caller::of(&request), request.into_inner()).await.map(Response::new)
     }
 
-    type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
+    /// The answers are the body of [`Renewals`].
+    type LeaseKeepAliveStream = stream::Empty<Result<LeaseKeepAliveResponse, Status>>;
 
     async fn lease_keep_alive(
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.context.require_leader(request.metadata())?;
-        let state = Some((self.clone(), Caller::of(&request), request.into_inner()));
-        // One answer for each request: the next is read only when the last has been taken, so nothing piles up.
-        let answers = stream::unfold(state, |open| async move {
-            let (service, caller, mut requests) = open?;
-            let next = tokio::select! {
-                next = requests.message() => next,
-                () = service.context.shutdown.cancelled() => Err(Status::unavailable(refusal::STOPPED)),
-            };
-            match next {
-                Ok(Some(request)) => match service.keep_alive(&caller, &request).await {
-                    Ok(answer) => Some((Ok(answer), Some((service, caller, requests)))),
-                    Err(status) => Some((Err(status), None)),
-                },
-                Ok(None) => None,
-                Err(status) => Some((Err(refusal::of_wire(status)), None)),
-            }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        let renewals = Renewals::new(self.clone(), Caller::of(&request), request.into_inner());
+        let mut response = Response::new(stream::empty());
+        OwnBody::attach(&mut response, Body::new(renewals));
+        Ok(response)
     }
 
     async fn lease_time_to_live(

@@ -1,9 +1,11 @@
 //! The engine as a whole: against a naive model, through crashes, under watchers and concurrent readers.
 
 mod alarm;
+mod allocations;
 mod auth;
 mod compaction;
 mod export;
+mod fanout;
 mod hash;
 mod lease;
 mod observed;

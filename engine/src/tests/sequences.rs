@@ -138,7 +138,7 @@ proptest! {
 
     #[test]
     fn like_the_model_with_nothing_cached(steps in vec(a_step(), 1..40), requests in vec(a_range(), 1..12)) {
-        run(steps, requests, EngineOptions { cache_bytes: 0, ring_events: 0, ring_bytes: 1 });
+        run(steps, requests, EngineOptions { cache_bytes: 0, ring_events: 0, ring_bytes: 1, shelf_bytes: 0 });
     }
 
     #[test]

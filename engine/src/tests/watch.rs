@@ -1,14 +1,14 @@
 //! Watches: once, in order, whole, published, and nobody woken in vain.
 
 use super::*;
-use crate::{EventKind, WatchPoll, WatchSpec, Watcher};
+use crate::{EventKind, Events, WatchPoll, WatchSpec, Watcher};
 
 fn spec(range: KeyRange, start_revision: i64) -> WatchSpec {
     WatchSpec { range, start_revision, no_put: false, no_delete: false, prev_kv: false }
 }
 
 fn tiny_ring() -> EngineOptions {
-    EngineOptions { cache_bytes: 0, ring_events: 1, ring_bytes: 1 << 20 }
+    EngineOptions { cache_bytes: 0, ring_events: 1, ..EngineOptions::default() }
 }
 
 /// Polls until idle; gives `revision:key` for puts and `revision!key` for deletions.
@@ -95,6 +95,43 @@ fn a_slow_watcher_falls_off_the_ring_and_misses_nothing() {
     fast_seen.extend(drain(&mut fast, 4));
     assert_eq!(fast_seen, expected);
     assert_eq!(drain(&mut slow, 5), expected[2..]);
+}
+
+/// One poll that finds events.
+fn next(watcher: &mut Watcher, max_events: usize) -> Arc<Events> {
+    match Arc::new(Bell::default()).with(|cx| watcher.poll(cx, max_events)) {
+        WatchPoll::Events { events, .. } => events,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn watchers_of_one_range_that_stand_at_one_place_are_told_the_very_same() {
+    for options in [EngineOptions::default(), tiny_ring()] {
+        let mut store = Store::with(options);
+        let watch = |store: &Store, range, start| store.engine.reader().watch(spec(range, start));
+        let mut same: Vec<Watcher> = (0..5).map(|_| watch(&store, span("k", "l"), 0)).collect();
+        let mut other = watch(&store, span("k", "m"), 0);
+        for number in 0..10 {
+            store.put(if number % 2 == 0 { "k" } else { "other" }, "v");
+        }
+        let first = next(&mut same[0], 3);
+        assert_eq!(first.iter().map(|event| event.revision()).collect::<Vec<_>>(), [2, 4, 6]);
+        for watcher in &mut same[1..4] {
+            assert!(Arc::ptr_eq(&first, &next(watcher, 3)));
+        }
+        assert!(!Arc::ptr_eq(&first, &next(&mut other, 3)));
+        // One is told less at a time, one comes when more is there: each of them all, once.
+        store.put("k", "v");
+        assert_eq!(drain(&mut same[4], 1), ["2:k", "4:k", "6:k", "8:k", "10:k", "12:k"]);
+        assert_eq!(drain(&mut watch(&store, span("k", "l"), 5), 9), ["6:k", "8:k", "10:k", "12:k"]);
+        for watcher in &mut same[..4] {
+            assert_eq!(drain(watcher, 9), ["8:k", "10:k", "12:k"]);
+        }
+        drop(same);
+        store.put("k", "v");
+        assert_eq!(drain(&mut other, 9), ["8:k", "10:k", "12:k", "13:k"]);
+    }
 }
 
 #[test]
@@ -313,7 +350,7 @@ fn history_that_is_compacted_while_it_is_read_never_leaves_a_gap() {
                 for _ in 0..8 {
                     match Arc::new(Bell::default()).with(|cx| watcher.poll(cx, 50)) {
                         WatchPoll::Events { events, revision } => {
-                            for event in events {
+                            for event in events.iter() {
                                 assert_eq!(event.revision(), next.max(2));
                                 next = event.revision() + 1;
                             }

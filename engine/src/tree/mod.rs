@@ -2,12 +2,13 @@
 //!
 //! One writer changes it; a clone is one pointer and never changes again, so a reader walks its clone for as long as
 //! it likes without a lock and without holding anybody up. A change copies the nodes on one path, unless they were
-//! made since the last clone. A leaf is three flat arrays, of which a copy shares those that hold the keys until a key comes or
-//! goes.
+//! made since the last clone. A leaf is a few flat arrays, of which a copy shares those with the keys until a key comes or goes,
+//! and those with older writes.
 //!
 //! Every branch knows of each subtree how many live keys and how much garbage it holds and its newest revision:
 //! counting a range is logarithmic, and compaction walks only where there is something to drop.
 
+mod histories;
 mod keys;
 mod node;
 mod scan;
@@ -71,7 +72,7 @@ impl Tree {
         self.summary
     }
 
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub fn get(&self, key: &[u8]) -> Option<Entry<'_>> {
         let mut node = &*self.root;
         loop {
             match node {
@@ -102,7 +103,7 @@ impl Tree {
     }
 
     /// Visits every key of `span` that has an entry, live or not, in key order, until `visit` returns `false`.
-    pub fn visit<'a>(&'a self, span: Span, visit: &mut dyn FnMut(&'a [u8], &'a Entry) -> bool) {
+    pub fn visit<'a>(&'a self, span: Span, visit: &mut dyn FnMut(&'a [u8], Entry<'a>) -> bool) {
         match span {
             Span::Key(key) => scan::visit_one(&self.root, key, visit),
             Span::Range(start, end) => {

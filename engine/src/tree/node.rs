@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Summary;
+use super::histories::Histories;
 use super::keys::Keys;
 use crate::Revision;
-use crate::history::{Change, Entry, Written};
+use crate::history::{Change, Entry, Newest, Written};
 
 /// Keys of a leaf, children of a branch. Small under test, so that trees are deep.
 pub(super) const FANOUT: usize = if cfg!(test) { 6 } else { 32 };
@@ -17,11 +18,13 @@ pub(super) enum Node {
     Branch(Branch),
 }
 
-/// Copies share the keys until one of them gets another key: a write to a key that is there copies entries only.
+/// Copies share the keys until one of them gets another key, and the histories until one of them grows: a write to a key
+/// that is there copies what is known of newest writes only, which is plain memory.
 #[derive(Default)]
 pub(super) struct Leaf {
     pub keys: Arc<Keys>,
-    pub entries: Vec<Entry>,
+    newest: Vec<Newest>,
+    histories: Histories,
 }
 
 /// Child `i` holds the keys from `keys[i]` (inclusive) to `keys[i + 1]`; the first takes everything before, too.
@@ -54,8 +57,36 @@ impl Leaf {
         if rank < self.keys.len() && self.keys.get(rank) == key { Ok(rank) } else { Err(rank) }
     }
 
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.find(key).ok().map(|index| &self.entries[index])
+    pub fn get(&self, key: &[u8]) -> Option<Entry<'_>> {
+        self.find(key).ok().map(|index| self.entry(index))
+    }
+
+    /// Whether its arrays have the lengths that they should have.
+    #[cfg(test)]
+    pub fn is_sound(&self) -> bool {
+        let keys = self.keys.len();
+        self.newest.len() == keys && self.histories.len().is_none_or(|length| length == keys)
+    }
+
+    pub fn entry(&self, index: usize) -> Entry<'_> {
+        Entry::new(&self.newest[index], self.histories.get(index))
+    }
+}
+
+impl Leaf {
+    /// Drops what a compaction at `revision` allows to drop of one key, and the key where nothing is left of it.
+    fn trim(&mut self, index: usize, revision: i64, dropped: &mut impl Extend<Revision>) {
+        let entry = self.entry(index);
+        let (dead, versions) = (entry.dead(revision), entry.versions());
+        dropped.extend((0..dead).map(|version| entry.version(version).at));
+        if dead == versions {
+            self.newest.remove(index);
+            self.histories.remove(index);
+            own_keys(&mut self.keys, None).remove(index);
+        } else if dead > 0 {
+            let left = self.newest[index].forget(versions - 1 - dead, self.histories.get(index));
+            self.histories.set(index, left, self.newest.len());
+        }
     }
 }
 
@@ -91,7 +122,8 @@ impl Node {
         let mut summary = Summary::default();
         match self {
             Node::Leaf(leaf) => {
-                for entry in &leaf.entries {
+                for index in 0..leaf.newest.len() {
+                    let entry = leaf.entry(index);
                     summary.live += u64::from(entry.is_live());
                     summary.garbage += entry.garbage();
                     summary.newest = summary.newest.max(entry.newest().at.main);
@@ -127,7 +159,11 @@ impl Node {
             copy
         }
         match self {
-            Node::Leaf(leaf) => Node::Leaf(Leaf { keys: Arc::clone(&leaf.keys), entries: vector(&leaf.entries, room) }),
+            Node::Leaf(leaf) => Node::Leaf(Leaf {
+                keys: Arc::clone(&leaf.keys),
+                newest: vector(&leaf.newest, room),
+                histories: leaf.histories.clone(),
+            }),
             Node::Branch(branch) => {
                 Node::Branch(Branch { keys: Arc::clone(&branch.keys), children: vector(&branch.children, room) })
             }
@@ -149,9 +185,10 @@ impl Node {
             Node::Leaf(leaf) => {
                 let separator = separator(leaf.keys.get(middle - 1), leaf.keys.get(middle));
                 let keys = Arc::new(own_keys(&mut leaf.keys, None).split_off(middle));
-                let entries = leaf.entries.split_off(middle);
-                leaf.entries.shrink_to_fit();
-                Some(Split { separator, right: Arc::new(Node::Leaf(Leaf { keys, entries })) })
+                let newest = leaf.newest.split_off(middle);
+                leaf.newest.shrink_to_fit();
+                let histories = leaf.histories.split_off(middle);
+                Some(Split { separator, right: Arc::new(Node::Leaf(Leaf { keys, newest, histories })) })
             }
             Node::Branch(branch) => {
                 let separator = branch.keys.get(middle).to_vec();
@@ -168,7 +205,8 @@ impl Node {
         match (self, right) {
             (Node::Leaf(left), Node::Leaf(right)) => {
                 own_keys(&mut left.keys, None).append(&right.keys);
-                left.entries.extend_from_slice(&right.entries);
+                left.histories.append(left.newest.len(), &right.histories, right.newest.len());
+                left.newest.extend_from_slice(&right.newest);
             }
             (Node::Branch(left), Node::Branch(right)) => {
                 let keys = own_keys(&mut left.keys, None);
@@ -213,7 +251,7 @@ pub(super) struct Difference {
 
 impl Difference {
     /// Between an entry that counted for `live` and `garbage` before, and what it is now.
-    fn of(live: bool, garbage: u64, now: &Entry) -> Difference {
+    fn of(live: bool, garbage: u64, now: Entry) -> Difference {
         Difference {
             live: i64::from(now.is_live()) - i64::from(live),
             garbage: now.garbage() as i64 - garbage as i64,
@@ -236,20 +274,24 @@ pub(super) fn write(node: &mut Arc<Node>, key: &[u8], change: Change) -> (Writte
             let Node::Leaf(leaf) = node else { unreachable!("a copy of a leaf is a leaf") };
             match place {
                 Ok(index) => {
-                    let entry = &mut leaf.entries[index];
-                    let (live, garbage) = (entry.is_live(), entry.garbage());
-                    let written = entry.write(change);
-                    (written, Difference::of(live, garbage, entry), None)
+                    let before = leaf.entry(index);
+                    let (live, garbage) = (before.is_live(), before.garbage());
+                    let (written, grown) = leaf.newest[index].write(leaf.histories.get(index), change);
+                    if grown.is_some() {
+                        leaf.histories.set(index, grown, leaf.newest.len());
+                    }
+                    (written, Difference::of(live, garbage, leaf.entry(index)), None)
                 }
                 Err(index) => {
-                    let mut entry = Entry::default();
-                    let written = entry.write(change);
-                    let difference = Difference::of(false, 0, &entry);
+                    let mut newest = Newest::default();
+                    let (written, _) = newest.write(None, change);
+                    let difference = Difference::of(false, 0, Entry::new(&newest, None));
                     own_keys(&mut leaf.keys, Some(key.len())).insert(index, key);
-                    if leaf.entries.len() == leaf.entries.capacity() {
-                        leaf.entries.reserve_exact(4);
+                    if leaf.newest.len() == leaf.newest.capacity() {
+                        leaf.newest.reserve_exact(4);
                     }
-                    leaf.entries.insert(index, entry);
+                    leaf.newest.insert(index, newest);
+                    leaf.histories.insert(index);
                     (written, difference, node.split(index))
                 }
             }
@@ -278,10 +320,7 @@ pub(super) fn trim(node: &mut Arc<Node>, key: &[u8], revision: i64, dropped: &mu
         Node::Leaf(leaf) => {
             let Ok(index) = leaf.find(key) else { return };
             let Node::Leaf(leaf) = own(node, 0) else { unreachable!("a copy of a leaf is a leaf") };
-            if leaf.entries[index].trim(revision, dropped) {
-                leaf.entries.remove(index);
-                own_keys(&mut leaf.keys, None).remove(index);
-            }
+            leaf.trim(index, revision, dropped);
         }
         Node::Branch(branch) => {
             let index = branch.child(key);

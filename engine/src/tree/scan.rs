@@ -7,11 +7,11 @@ use super::Summary;
 use super::node::{Leaf, Node};
 use crate::history::Entry;
 
-pub(super) fn visit_one<'a>(node: &'a Node, key: &[u8], visit: &mut dyn FnMut(&'a [u8], &'a Entry) -> bool) {
+pub(super) fn visit_one<'a>(node: &'a Node, key: &[u8], visit: &mut dyn FnMut(&'a [u8], Entry<'a>) -> bool) {
     match node {
         Node::Leaf(leaf) => {
             if let Ok(index) = leaf.find(key) {
-                visit(leaf.keys.get(index), &leaf.entries[index]);
+                visit(leaf.keys.get(index), leaf.entry(index));
             }
         }
         Node::Branch(branch) => visit_one(&branch.children[branch.child(key)].node, key, visit),
@@ -30,10 +30,10 @@ pub(super) fn visit<'a>(
     node: &'a Node,
     start: Option<&[u8]>,
     end: Option<&[u8]>,
-    f: &mut dyn FnMut(&'a [u8], &'a Entry) -> bool,
+    f: &mut dyn FnMut(&'a [u8], Entry<'a>) -> bool,
 ) -> bool {
     match node {
-        Node::Leaf(leaf) => within(leaf, start, end).all(|index| f(leaf.keys.get(index), &leaf.entries[index])),
+        Node::Leaf(leaf) => within(leaf, start, end).all(|index| f(leaf.keys.get(index), leaf.entry(index))),
         Node::Branch(branch) => {
             let first = start.map_or(0, |start| branch.child(start));
             let last = end.map_or(branch.children.len() - 1, |end| branch.child(end));
@@ -53,8 +53,8 @@ pub(super) fn count(node: &Node, start: Option<&[u8]>, end: Option<&[u8]>, summa
     }
     match node {
         Node::Leaf(leaf) => {
-            let entries = &leaf.entries[within(leaf, start, end)];
-            entries.iter().filter(|entry| entry.visible(revision).is_some()).count() as u64
+            let visible = |index: &usize| leaf.entry(*index).visible(revision).is_some();
+            within(leaf, start, end).filter(visible).count() as u64
         }
         Node::Branch(branch) => {
             let first = start.map_or(0, |start| branch.child(start));
@@ -95,7 +95,7 @@ pub(super) fn find_dead(
                     return Some(leaf.keys.get(index).to_vec());
                 }
                 search.visits -= 1;
-                if leaf.entries[index].has_dead(search.revision) {
+                if leaf.entry(index).has_dead(search.revision) {
                     search.limit -= 1;
                     search.found.push(leaf.keys.get(index).to_vec());
                 }

@@ -64,7 +64,7 @@ fn shape(node: &Node) -> usize {
     assert!(node.len() <= FANOUT);
     match node {
         Node::Leaf(leaf) => {
-            assert_eq!(leaf.keys.len(), leaf.entries.len());
+            assert!(leaf.is_sound());
             0
         }
         Node::Branch(branch) => {

@@ -1,7 +1,7 @@
 //! One stream of the Watch service: the watches on it, and what it says next.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use http::HeaderMap;
 use http_body::Frame;
 use kelson_engine::auth::AuthListener;
 use kelson_engine::command::KeyRange;
-use kelson_engine::{WatchPoll, WatchSpec, Watcher};
+use kelson_engine::{Encoded, Event, WatchPoll, WatchSpec, Watcher};
 use kelson_wire::pb::etcdserverpb::watch_create_request::FilterType;
 use kelson_wire::pb::etcdserverpb::watch_request::RequestUnion;
 use kelson_wire::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use rustc_hash::FxHashMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
-use super::answers::{Answers, Encoded, TooLarge};
+use super::answers::{self, Answers, TooLarge};
 use super::ready::{Bell, Ready};
 use crate::auth::{Caller, Holder};
 use crate::batch::BatchSize;
@@ -63,7 +64,8 @@ pub(super) struct Session {
     auth: u64,
     /// `None` once the client has said all. The watches live on.
     requests: Option<Streaming<WatchRequest>>,
-    watches: HashMap<i64, Watch>,
+    /// By id. Clients choose ids, but only for themselves: who makes them collide slows its own stream down.
+    watches: FxHashMap<i64, Watch>,
     /// Ids of watches that ended because their start was compacted. As with etcd, they are not free until the client
     /// cancels them; they count as watches, so there is a bound.
     compacted: HashSet<i64>,
@@ -73,7 +75,6 @@ pub(super) struct Session {
     out: Answers,
     /// A message that could not be sent, which ends the stream.
     too_large: Option<TooLarge>,
-    encoded: Encoded,
     /// Progress was asked for: answered when every watch has told everything up to this revision.
     progress_wanted: Option<i64>,
     /// Watches polled since the last look whether that is so.
@@ -99,13 +100,12 @@ impl Session {
             listening: None,
             auth,
             requests: Some(requests),
-            watches: HashMap::new(),
+            watches: FxHashMap::default(),
             compacted: HashSet::new(),
             next_id: 0,
             ready: Arc::default(),
             out: Answers::default(),
             too_large: None,
-            encoded: Encoded::default(),
             progress_wanted: None,
             polls: 0,
             progress_clock: None,
@@ -125,13 +125,13 @@ impl Session {
         self.too_large = said.err().or(self.too_large.take());
     }
 
-    /// Tells the events that were encoded last.
-    fn say_events(&mut self, revision: i64, watch_id: i64, fragment: bool) {
+    /// Tells events to a watch.
+    fn say_events(&mut self, revision: i64, watch_id: i64, fragment: bool, events: &Encoded) {
         let header = self.context.header(revision);
         let mut response = WatchResponse { header, watch_id, ..Default::default() };
         let said = if fragment {
             // What is larger than a message may be is split; all parts but the last say that more follows.
-            let mut parts = self.encoded.parts(self.context.options.max_message_bytes()).peekable();
+            let mut parts = answers::parts(events, self.context.options.max_message_bytes()).peekable();
             std::iter::from_fn(|| parts.next().map(|part| (part, parts.peek().is_some()))).try_for_each(
                 |(part, more)| {
                     response.fragment = more;
@@ -139,7 +139,7 @@ impl Session {
                 },
             )
         } else {
-            self.out.push(&response, self.encoded.bytes())
+            self.out.push(&response, &events.bytes)
         };
         self.too_large = said.err().or(self.too_large.take());
     }
@@ -274,17 +274,6 @@ impl Session {
         true
     }
 
-    /// Notes whether a watch still has history to tell.
-    fn note(&mut self, id: i64, behind: bool) {
-        let Some(watch) = self.watches.get_mut(&id) else { return };
-        let slow = &self.context.metrics.counters().slow_watchers;
-        match (std::mem::replace(&mut watch.behind, behind), behind) {
-            (false, true) => _ = slow.fetch_add(1, Relaxed),
-            (true, false) => _ = slow.fetch_sub(1, Relaxed),
-            _ => {}
-        }
-    }
-
     /// The interval with up to a tenth more, so that streams that began together do not speak together.
     fn progress_interval(&self) -> Duration {
         let interval = self.context.options.progress_notify_interval;
@@ -307,11 +296,23 @@ impl Session {
         }
     }
 
-    /// Polls one watch that was woken.
+    /// Polls one watch that was woken, and once more where it told something: most have nothing more then, and sleep
+    /// again without another turn.
     fn poll_watch(&mut self, id: i64) {
         // One that was canceled meanwhile is gone.
         let Some(watch) = self.watches.get_mut(&id) else { return };
         watch.bell.taken();
+        if self.poll_once(id) && (self.out.is_full() || self.poll_once(id)) {
+            // There may be more; it has its turn after the others.
+            if let Some(watch) = self.watches.get(&id) {
+                watch.bell.ring();
+            }
+        }
+    }
+
+    /// Polls a watch; whether it has told something.
+    fn poll_once(&mut self, id: i64) -> bool {
+        let Some(watch) = self.watches.get_mut(&id) else { return false };
         let mut task = Task::from_waker(&watch.waker);
         match watch.watcher.poll(&mut task, watch.size.most()) {
             WatchPoll::Events { events, revision } => {
@@ -319,22 +320,26 @@ impl Session {
                 if self.context.node.reader().auth_stamp() != self.auth {
                     self.check_auth();
                 }
-                let Some(watch) = self.watches.get_mut(&id) else { return };
+                let Some(watch) = self.watches.get_mut(&id) else { return false };
                 watch.size.seen(&events);
                 watch.sent = true;
                 let fragment = watch.fragment;
-                // There may be more; it has its turn after the others.
-                watch.bell.ring();
-                self.context.metrics.counters().events.fetch_add(events.len() as u64, Relaxed);
+                // Until it is found to have nothing more to tell; one whose client does not read is not asked.
+                let was_behind = std::mem::replace(&mut watch.behind, true);
+                let counters = self.context.metrics.counters();
+                counters.slow_watchers.fetch_add(u64::from(!was_behind), Relaxed);
+                counters.events.fetch_add(events.len() as u64, Relaxed);
                 // What is compacted is told by nobody, even while it can still be found.
                 let prev_kv = watch.watcher.spec().prev_kv;
                 let previous_after = prev_kv.then(|| self.context.node.reader().compacted_revision());
-                self.encoded.encode(events, previous_after);
-                self.say_events(revision, id, fragment);
-                // Until it is found to have nothing more to tell; one whose client does not read is not asked.
-                self.note(id, true);
+                let encode = |events: &[Arc<Event>]| answers::encode(events, previous_after);
+                events.encoded(previous_after, encode, |events| self.say_events(revision, id, fragment, events));
+                return true;
             }
-            WatchPoll::Idle { .. } => self.note(id, false),
+            WatchPoll::Idle { .. } => {
+                let was_behind = std::mem::replace(&mut watch.behind, false);
+                self.context.metrics.counters().slow_watchers.fetch_sub(u64::from(was_behind), Relaxed);
+            }
             WatchPoll::Compacted { compact_revision } => {
                 self.remove(id);
                 self.compacted.insert(id);
@@ -350,6 +355,7 @@ impl Session {
                 self.say(self.revision(), id, canceled);
             }
         }
+        false
     }
 
     /// Answers a request for progress if every watch has told everything up to it.
@@ -450,7 +456,6 @@ impl Session {
                 None => {
                     self.check_progress();
                     if self.progress_wanted.is_none() {
-                        self.encoded = Encoded::default();
                         return Ok(());
                     }
                 }

@@ -10,6 +10,7 @@ mod metrics;
 mod poll;
 mod port;
 mod property;
+mod renewals;
 mod scenario;
 mod stores;
 mod watches;

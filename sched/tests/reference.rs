@@ -6,8 +6,9 @@ mod naive;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Cluster, ContainerRequests, Decision, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pod, PodId,
-    PodTemplate, Protocol, Requests, Requirement, Resources, Taint, Toleration, TolerationOperator, Verdict,
+    Cluster, ContainerRequests, Decision, Effect, HostPort, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, Pairs,
+    Pod, PodId, PodTemplate, PodTerm, Protocol, Requests, Requirement, Resources, SpreadConstraint, Taint, Tenure,
+    Toleration, TolerationOperator, Verdict,
 };
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -22,7 +23,17 @@ fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
 }
 
 fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
-    let mut labels: Vec<(Arc<str>, Arc<str>)> = vec![("host".into(), name.into())];
+    let mut labels: Vec<(Arc<str>, Arc<str>)> = vec![("kubernetes.io/hostname".into(), name.into())];
+    if rng.random_bool(0.05) {
+        // Two nodes may say that they are the same host, or none.
+        labels[0].1 = "node-0".into();
+    }
+    if rng.random_bool(0.05) {
+        labels.clear();
+    }
+    if rng.random_bool(0.5) {
+        labels.push(("rack".into(), pick(rng, &["r1", "r2", "r3", "r4", "r5", "r6"]).into()));
+    }
     if rng.random_bool(0.8) {
         labels.push(("zone".into(), pick(rng, &["a", "b", "c"]).into()));
     }
@@ -117,7 +128,70 @@ fn template(rng: &mut StdRng) -> PodTemplate {
         tolerations,
         host_ports,
         images: containers.iter().map(|_| pick(rng, &["web", "db:1", "reg:5000/tool", "none"]).into()).collect(),
+        ..others(rng)
     }
+}
+
+/// Who a pod is, and what it asks of others.
+fn others(rng: &mut StdRng) -> PodTemplate {
+    let namespace = pick(rng, &["shop", "shop", "bank", "farm"]).into();
+    let mut labels: Pairs = Vec::new();
+    for (key, values) in [("app", ["web", "db"]), ("tier", ["front", "back"])] {
+        if rng.random_bool(0.7) {
+            labels.push((key.into(), pick(rng, &values).into()));
+        }
+    }
+    let mut template = PodTemplate { namespace, labels, ..PodTemplate::default() };
+    if rng.random_bool(0.4) {
+        return template;
+    }
+    for _ in 0..rng.random_range(0..3) {
+        template.spread.push(SpreadConstraint {
+            max_skew: rng.random_range(1..4),
+            topology_key: topology_key(rng),
+            hard: rng.random_bool(0.5),
+            selector: label_selector(rng),
+            min_domains: pick(rng, &[1, 1, 2, 4]),
+            honor_affinity: rng.random_bool(0.7),
+            honor_taints: rng.random_bool(0.3),
+        });
+    }
+    template.spread_defaulted = template.spread.iter().all(|one| !one.hard) && rng.random_bool(0.3);
+    let some = |rng: &mut StdRng, chance: f64| (0..2).filter(|_| rng.random_bool(chance)).count();
+    let namespace = template.namespace.clone();
+    template.affinity = (0..some(rng, 0.15)).map(|_| pod_term(rng, &namespace)).collect();
+    template.anti_affinity = (0..some(rng, 0.15)).map(|_| pod_term(rng, &namespace)).collect();
+    let weighted = |rng: &mut StdRng| (rng.random_range(1..=100), pod_term(rng, &namespace));
+    template.preferred_affinity = (0..some(rng, 0.2)).map(|_| weighted(rng)).collect();
+    template.preferred_anti_affinity = (0..some(rng, 0.2)).map(|_| weighted(rng)).collect();
+    template
+}
+
+/// Host names are unique, zones are shared, racks are sometimes either.
+fn topology_key(rng: &mut StdRng) -> Arc<str> {
+    pick(rng, &["kubernetes.io/hostname", "zone", "rack", "nowhere"]).into()
+}
+
+fn label_selector(rng: &mut StdRng) -> Option<LabelSelector> {
+    let requirements = (0..rng.random_range(0..3)).map(|_| {
+        let operator =
+            pick(rng, &[Operator::In, Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist]);
+        let (key, value) = pick(rng, &[("app", "web"), ("app", "db"), ("tier", "front")]);
+        let values = if matches!(operator, Operator::In | Operator::NotIn) { vec![value.into()] } else { vec![] };
+        Requirement { key: key.into(), operator, values }
+    });
+    let selector = LabelSelector { requirements: requirements.collect() };
+    rng.random_bool(0.9).then_some(selector)
+}
+
+fn pod_term(rng: &mut StdRng, own: &Arc<str>) -> PodTerm {
+    let (namespaces, namespace_selector) = match rng.random_range(0..4) {
+        0 => (vec!["bank".into(), "shop".into()], None),
+        1 => (vec![], Some(LabelSelector::default())),
+        2 => (vec![], Some(LabelSelector::of_pairs([("team", "a")]))),
+        _ => (vec![own.clone()], None),
+    };
+    PodTerm { selector: label_selector(rng), namespaces, namespace_selector, topology_key: topology_key(rng) }
 }
 
 /// Both schedulers, side by side.
@@ -165,7 +239,7 @@ impl Pair {
             .map(|_| {
                 self.next_pod += 1;
                 let template = pick(rng, &self.templates);
-                (Pod { id: PodId(self.next_pod), class: self.core.class(&template) }, template)
+                (Pod { id: PodId(self.next_pod), class: self.core.class(&template), priority: 0 }, template)
             })
             .collect();
         let batch: Vec<Pod> = pods.iter().map(|(pod, _)| pod.clone()).collect();
@@ -178,7 +252,7 @@ impl Pair {
                     let chosen = scores.get(&name).unwrap_or_else(|| panic!("{name} is not feasible")).total();
                     let best = scores.values().map(|scores| scores.total()).max();
                     assert_eq!(Some(chosen), best, "{name} was not the best");
-                    self.naive.pods.insert(pod.id, (name, template.clone()));
+                    self.naive.hold(pod.id, &name, template);
                 }
                 Decision::Unschedulable(_) => assert!(scores.is_empty(), "left pending, but fits {:?}", scores.keys()),
             }
@@ -207,8 +281,8 @@ fn run(seed: u64, steps: usize) {
                 // Bound by somebody else, fitting or not, its node known or not.
                 let (id, template) = (PodId(pair.next_pod + 1), pick(&mut rng, &pair.templates));
                 pair.next_pod += 1;
-                pair.core.add_pod(id, &name.as_str().into(), &template);
-                pair.naive.pods.insert(id, (name.as_str().into(), template));
+                pair.core.add_pod(id, &name.as_str().into(), &template, Tenure::default());
+                pair.naive.hold(id, &name.as_str().into(), &template);
             }
             4 | 5 => {
                 let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
@@ -216,6 +290,21 @@ fn run(seed: u64, steps: usize) {
                     assert!(pair.core.remove_pod(*id).is_some());
                     pair.naive.pods.remove(id);
                 }
+            }
+            7 if rng.random_bool(0.4) => {
+                // Deletion begins, or a namespace changes sides.
+                let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
+                for id in ids.choose_multiple(&mut rng, 2) {
+                    if let Some(held) = pair.naive.pods.get_mut(id) {
+                        held.terminating = true;
+                        let tenure = Tenure { terminating: true, ..Tenure::default() };
+                        pair.core.add_pod(*id, &held.node, &held.template, tenure);
+                    }
+                }
+                let namespace: Arc<str> = pick(&mut rng, &["shop", "bank", "farm"]).into();
+                let labels: Pairs = vec![("team".into(), pick(&mut rng, &["a", "b"]).into())];
+                pair.core.set_namespace(&namespace, Some(labels.clone()));
+                pair.naive.namespaces.insert(namespace, labels);
             }
             6 => {
                 let at = rng.random_range(0..pair.templates.len());
@@ -242,7 +331,7 @@ fn run(seed: u64, steps: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn decisions_equal_the_reference(seed in any::<u64>(), steps in 5..40usize) {

@@ -10,6 +10,7 @@
 mod binder;
 mod inbox;
 mod model;
+mod others;
 mod raw;
 mod view;
 

@@ -116,6 +116,7 @@ impl Model {
             }
             None => {
                 self.cluster.remove_node(&delta.latest().spec.name);
+                self.queue.notice(Events::NODE_REMOVED, now);
             }
         }
     }
@@ -151,15 +152,17 @@ impl Model {
         if !view.node_name.is_empty() {
             known.stage = Stage::Bound;
             self.queue.remove(id);
-            if let Some(before) = self.cluster.placed(id) {
-                let moved = self.cluster.node_name(before) != &view.node_name;
-                self.cluster.add_pod(id, &view.node_name, &view.template);
-                if moved {
-                    self.queue.notice(Events::POD_REMOVED, now);
-                }
-            } else {
-                self.cluster.add_pod(id, &view.node_name, &view.template);
+            let before = self.cluster.placed(id);
+            let node = self.cluster.add_pod(id, &view.node_name, &view.template, view.tenure());
+            let mut events = Events::default();
+            if before.is_some_and(|before| before != node) {
+                events |= Events::POD_REMOVED;
             }
+            if before != Some(node) || view.meta().is_terminating() {
+                let class = self.cluster.class(&view.template);
+                events |= if self.cluster.is_counted(&class) { Events::POD_COUNTED } else { Events::default() };
+            }
+            self.queue.notice(events, now);
             return;
         }
         match known.stage {
@@ -220,10 +223,14 @@ impl Model {
         }
         let decisions = self.cluster.schedule(&pods);
         let mut bindings = Vec::with_capacity(pods.len());
+        let mut counted = false;
         let mut message: Option<(Arc<Diagnosis>, Arc<str>)> = None;
         for (pod, decision) in pods.iter().zip(decisions) {
             match decision {
-                Decision::Bound(node) => bindings.extend(self.bind(pod, node)),
+                Decision::Bound(node) => {
+                    counted |= self.cluster.is_counted(&pod.class);
+                    bindings.extend(self.bind(pod, node));
+                }
                 Decision::Unschedulable(diagnosis) => {
                     self.queue.reject(pod.id, diagnosis.filters(), now);
                     // Pods of a class share their diagnosis: its text is made once for a run of them.
@@ -236,6 +243,10 @@ impl Model {
                     self.report(pod.id, UNSCHEDULABLE, &text);
                 }
             }
+        }
+        if counted {
+            // What was refused before these came may have been waiting for them.
+            self.queue.notice(Events::POD_COUNTED, now);
         }
         bindings
     }

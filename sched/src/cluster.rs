@@ -10,7 +10,9 @@ use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
 use crate::constraint::Pairs;
 use crate::ledger::NodeId;
 use crate::lens::{self, Lens};
+use crate::nomination::Nominee;
 use crate::pod::{Class, Classes, Pod, PodId, PodTemplate};
+use crate::preemption::{Budget, Order};
 use crate::queue::Events;
 use crate::reason::{Diagnosis, Reason};
 use crate::resources::Resources;
@@ -53,17 +55,17 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tenure {
     pub priority: i32,
-    /// When it started, in milliseconds of any one clock.
+    /// When it started, in milliseconds of any one clock; 0 before that.
     pub started: u64,
     /// It is being deleted: topology spread no longer counts it.
     pub terminating: bool,
 }
 
 #[derive(Debug)]
-struct Placed {
-    node: NodeId,
-    class: Arc<Class>,
-    tenure: Tenure,
+pub(crate) struct Placed {
+    pub node: NodeId,
+    pub class: Arc<Class>,
+    pub tenure: Tenure,
 }
 
 /// A class that found no node in a batch.
@@ -77,10 +79,16 @@ struct Failure {
 /// Nodes, the pods on them, and what is needed to place more. Knows nothing of clocks, networks or encodings.
 #[derive(Debug)]
 pub struct Cluster {
-    state: State,
+    pub(crate) state: State,
     classes: Classes,
-    pods: FxHashMap<PodId, Placed>,
+    pub(crate) pods: FxHashMap<PodId, Placed>,
     workers: Vec<Worker>,
+    pub(crate) nominees: FxHashMap<PodId, Nominee>,
+    pub(crate) budgets: Vec<Budget>,
+    pub(crate) budgets_epoch: u64,
+    pub(crate) orders: Vec<Order>,
+    /// Pods by row, from the first preemption on.
+    pub(crate) residents: Option<Vec<Vec<PodId>>>,
 }
 
 impl Default for Cluster {
@@ -98,6 +106,11 @@ impl Cluster {
             classes: Classes::default(),
             pods: FxHashMap::default(),
             workers: (0..workers.max(1) as u64).map(|at| Worker::new(seed.wrapping_add(at + 1))).collect(),
+            nominees: FxHashMap::default(),
+            budgets: Vec::new(),
+            budgets_epoch: 0,
+            orders: Vec::new(),
+            residents: None,
         }
     }
 
@@ -183,17 +196,23 @@ impl Cluster {
             && placed.node == node
             && Arc::ptr_eq(&placed.class, &class)
         {
-            if tenure.terminating && !placed.tenure.terminating {
+            let before = placed.tenure;
+            placed.tenure = Tenure { terminating: tenure.terminating || before.terminating, ..tenure };
+            if tenure.terminating && !before.terminating {
                 self.state.retire(node, &class);
+            } else if before != placed.tenure {
+                self.state.touch(node, false);
             }
-            placed.tenure = Tenure { terminating: tenure.terminating || placed.tenure.terminating, ..tenure };
             return node;
         }
         // Booked before the old place is released: the row of an absent node lives by its pods.
         self.state.book(node, &class, !tenure.terminating);
+        self.move_in(id, node);
         if let Some(before) = self.pods.insert(id, Placed { node, class, tenure }) {
+            self.move_out(id, before.node);
             self.state.release(before.node, &before.class, !before.tenure.terminating);
         }
+        self.denominate(id);
         node
     }
 
@@ -204,7 +223,9 @@ impl Cluster {
 
     /// Frees what a pod holds: it is gone, or has ended. Returns where it was.
     pub fn remove_pod(&mut self, id: PodId) -> Option<NodeId> {
+        self.denominate(id);
         let placed = self.pods.remove(&id)?;
+        self.move_out(id, placed.node);
         self.state.release(placed.node, &placed.class, !placed.tenure.terminating);
         Some(placed.node)
     }
@@ -225,7 +246,7 @@ impl Cluster {
         self.state.reserve_journal(pods.len());
         let mut chosen = vec![None; pods.len()];
         // What a pod sees of others depends on the order in which they come.
-        let apart = || pods.iter().all(|pod| !topology::is_bound(&self.state, &pod.class));
+        let apart = || self.nominees.is_empty() && pods.iter().all(|pod| !topology::is_bound(&self.state, &pod.class));
         if self.workers.len() > 1 && pods.len() >= PARALLEL_MIN && apart() {
             self.place_together(pods, &mut chosen);
         }
@@ -257,21 +278,75 @@ impl Cluster {
         if failed.get(&pod.class.id).is_some_and(hopeless) {
             return None;
         }
-        let node = self.workers[0].place(&self.state, &pod.class);
+        let aside = self.set_aside(pod.priority, Some(pod.id));
+        // Nominees that moved aside were written down in the room made for claims.
+        self.state.reserve_journal(1);
+        let node = self.place_nominee(pod).or_else(|| self.workers[0].place(&self.state, &pod.class));
         match node {
             Some(node) => self.settle(pod, node),
+            // A pod of higher priority sees less, and a nominee its own room: that says nothing about others.
+            None if !aside.is_empty() => {}
             None => {
                 failed.insert(pod.class.id, Failure { pods: self.pods.len(), diagnosis: None });
             }
         }
+        self.put_back(aside);
         node
+    }
+
+    /// A pod for which room was made goes there, if it can.
+    fn place_nominee(&mut self, pod: &Pod) -> Option<NodeId> {
+        let node = self.nominated(pod.id)?;
+        let mut lens = Lens::new(&self.state, &pod.class);
+        let topology = Topology::new(&self.state, &pod.class, &mut lens);
+        let fits = self.state.node(node).present
+            && reasons(&self.state, &pod.class, &mut lens, &topology, node).is_empty()
+            && self.state.claim(node, &pod.class.demand);
+        fits.then_some(node)
+    }
+
+    fn move_in(&mut self, id: PodId, node: NodeId) {
+        if let Some(residents) = &mut self.residents {
+            if residents.len() <= node.row() {
+                residents.resize(node.row() + 1, Vec::new());
+            }
+            residents[node.row()].push(id);
+        }
+    }
+
+    fn move_out(&mut self, id: PodId, node: NodeId) {
+        if let Some(residents) = self.residents.as_mut().and_then(|residents| residents.get_mut(node.row()))
+            && let Some(at) = residents.iter().position(|have| *have == id)
+        {
+            residents.swap_remove(at);
+        }
+    }
+
+    /// Places pods that make sense only together, in order. If fewer than `least` of them find a node, none is placed.
+    pub fn schedule_gang(&mut self, pods: &[Pod], least: usize) -> Vec<Decision> {
+        let had: Vec<bool> = pods.iter().map(|pod| self.pods.contains_key(&pod.id)).collect();
+        let mut decisions = self.schedule(pods);
+        let placed = decisions.iter().filter(|decision| matches!(decision, Decision::Bound(_))).count();
+        if placed >= least {
+            return decisions;
+        }
+        for ((pod, decision), had) in pods.iter().zip(&mut decisions).zip(had).rev() {
+            if matches!(decision, Decision::Bound(_)) && !had {
+                self.remove_pod(pod.id);
+                *decision = Decision::Unschedulable(Arc::new(self.diagnose(&pod.class)));
+            }
+        }
+        decisions
     }
 
     /// Notes a claim.
     fn settle(&mut self, pod: &Pod, node: NodeId) {
         self.state.count(node, &pod.class, true, 1);
         let tenure = Tenure { priority: pod.priority, ..Tenure::default() };
+        self.move_in(pod.id, node);
         self.pods.insert(pod.id, Placed { node, class: pod.class.clone(), tenure });
+        // Its own reservation is set aside while it is placed, and not needed any more.
+        self.nominees.remove(&pod.id);
     }
 
     fn place_together(&mut self, pods: &[Pod], chosen: &mut [Option<NodeId>]) {
@@ -385,7 +460,7 @@ impl Cluster {
 }
 
 /// Why a node does not take a pod: of the first filter that rejects.
-fn reasons(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, id: NodeId) -> Vec<Reason> {
+pub(crate) fn reasons(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, id: NodeId) -> Vec<Reason> {
     if let Err(barred) = lens.look(state, class, state.node(id)) {
         return lens::reason(state, barred).into_iter().collect();
     }

@@ -170,7 +170,8 @@ impl State {
         self.journal.reserve(more, MIN_JOURNAL.max(2 * self.nodes.len()));
     }
 
-    fn touch(&mut self, id: NodeId, shape: bool) {
+    /// Tells the plans that a node changed; `shape`: in more than its capacity and pods.
+    pub fn touch(&mut self, id: NodeId, shape: bool) {
         self.reserve_journal(1);
         self.journal.push(id, shape);
     }

@@ -6,9 +6,9 @@ mod naive;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Cluster, ContainerRequests, Decision, Effect, HostPort, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, Pairs,
-    Pod, PodId, PodTemplate, PodTerm, Protocol, Requests, Requirement, Resources, SpreadConstraint, Taint, Tenure,
-    Toleration, TolerationOperator, Verdict,
+    Budget, Cluster, ContainerRequests, Decision, Effect, HostPort, LabelSelector, NodeSelectorTerm, NodeSpec,
+    Operator, Pairs, Pod, PodId, PodTemplate, PodTerm, Protocol, Requests, Requirement, Resources, SpreadConstraint,
+    Taint, Tenure, Toleration, TolerationOperator, Verdict,
 };
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -24,7 +24,7 @@ fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
 
 fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
     let mut labels: Vec<(Arc<str>, Arc<str>)> = vec![("kubernetes.io/hostname".into(), name.into())];
-    if rng.random_bool(0.05) {
+    if rng.random_bool(0.15) {
         // Two nodes may say that they are the same host, or none.
         labels[0].1 = "node-0".into();
     }
@@ -100,7 +100,7 @@ fn container(rng: &mut StdRng) -> ContainerRequests {
     }
 }
 
-fn template(rng: &mut StdRng) -> PodTemplate {
+fn template(rng: &mut StdRng, roomy: bool) -> PodTemplate {
     let containers: Vec<_> = (0..rng.random_range(1..3)).map(|_| container(rng)).collect();
     let mut tolerations = Vec::new();
     for key in ["gpu", "old", "slow", "node.kubernetes.io/unschedulable", ""] {
@@ -118,6 +118,9 @@ fn template(rng: &mut StdRng) -> PodTemplate {
             let protocol = pick(rng, &[Protocol::Tcp, Protocol::Udp]);
             host_ports.push(HostPort { protocol, port: pick(rng, &[80, 443]), ip });
         }
+    }
+    if roomy {
+        return PodTemplate { tolerations, images: vec!["none".into()], ..others(rng) };
     }
     PodTemplate {
         requests: Requests::of_pod(&containers, &[], None, None),
@@ -200,10 +203,16 @@ struct Pair {
     naive: Naive,
     templates: Vec<Arc<PodTemplate>>,
     next_pod: u64,
+    /// Room everywhere, so that what pods ask of each other decides.
+    roomy: bool,
 }
 
 impl Pair {
-    fn upsert(&mut self, node: NodeSpec) {
+    fn upsert(&mut self, mut node: NodeSpec) {
+        if self.roomy {
+            (node.pods, node.unschedulable) = (110, false);
+            (node.allocatable.milli_cpu, node.allocatable.memory) = (16_000, 64 << 30);
+        }
         self.core.upsert_node(&node);
         self.naive.nodes.retain(|have| have.name != node.name);
         self.naive.nodes.push(node);
@@ -239,7 +248,8 @@ impl Pair {
             .map(|_| {
                 self.next_pod += 1;
                 let template = pick(rng, &self.templates);
-                (Pod { id: PodId(self.next_pod), class: self.core.class(&template), priority: 0 }, template)
+                let priority = pick(rng, &[0, 0, 0, 10, 20]);
+                (Pod { id: PodId(self.next_pod), class: self.core.class(&template), priority }, template)
             })
             .collect();
         let batch: Vec<Pod> = pods.iter().map(|(pod, _)| pod.clone()).collect();
@@ -253,6 +263,7 @@ impl Pair {
                     let best = scores.values().map(|scores| scores.total()).max();
                     assert_eq!(Some(chosen), best, "{name} was not the best");
                     self.naive.hold(pod.id, &name, template);
+                    self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
                 }
                 Decision::Unschedulable(_) => assert!(scores.is_empty(), "left pending, but fits {:?}", scores.keys()),
             }
@@ -262,13 +273,45 @@ impl Pair {
                 assert_eq!(diagnosis.to_string(), self.naive.message(template));
             }
         }
+        let refused =
+            pods.iter().zip(&decisions).filter(|(_, decision)| matches!(decision, Decision::Unschedulable(_)));
+        for ((pod, template), _) in refused.take(5) {
+            self.preempt(rng, pod, template);
+        }
+    }
+
+    /// The cheapest node is found, with its victims; and once they are gone, the pod goes there.
+    fn preempt(&mut self, rng: &mut StdRng, pod: &Pod, template: &Arc<PodTemplate>) {
+        if !self.naive.scores(template).is_empty() {
+            return;
+        }
+        let found = self.core.preempt(pod);
+        let all = self.naive.preemptions(template, pod.priority);
+        let cheapest = all.values().map(|(cost, _)| *cost).min();
+        assert_eq!(found.as_ref().map(|found| found.cost), cheapest);
+        let Some(found) = found else { return };
+        let name = self.core.node_name(found.node).clone();
+        assert_eq!((found.cost, &found.victims), (all[&name].0, &all[&name].1), "on {name}");
+        if rng.random_bool(0.5) {
+            return;
+        }
+        for victim in &found.victims {
+            self.core.remove_pod(*victim);
+            self.naive.pods.remove(victim);
+        }
+        self.core.nominate(pod, found.node);
+        let decisions = self.core.schedule(std::slice::from_ref(pod));
+        assert!(matches!(decisions[0], Decision::Bound(node) if node == found.node), "{:?}", decisions[0]);
+        self.naive.hold(pod.id, &name, template);
+        self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
     }
 }
 
 fn run(seed: u64, steps: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let templates = (0..6).map(|_| Arc::new(template(&mut rng))).collect();
-    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0 };
+    let roomy = rng.random_bool(0.5);
+    let templates = (0..6).map(|_| Arc::new(template(&mut rng, roomy))).collect();
+    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0, roomy };
     for at in 0..rng.random_range(0..10) {
         pair.upsert(node(&mut rng, &format!("node-{at}")));
     }
@@ -291,16 +334,25 @@ fn run(seed: u64, steps: usize) {
                     pair.naive.pods.remove(id);
                 }
             }
-            7 if rng.random_bool(0.4) => {
-                // Deletion begins, or a namespace changes sides.
+            7 if rng.random_bool(0.6) => {
+                // Pods start, deletion begins, budgets change, a namespace changes sides.
                 let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
-                for id in ids.choose_multiple(&mut rng, 2) {
+                for (at, id) in ids.choose_multiple(&mut rng, 4).enumerate() {
                     if let Some(held) = pair.naive.pods.get_mut(id) {
-                        held.terminating = true;
-                        let tenure = Tenure { terminating: true, ..Tenure::default() };
+                        held.terminating |= at % 2 == 0;
+                        held.started = rng.random_range(0..50);
+                        let (priority, started) = (held.priority, held.started);
+                        let tenure = Tenure { priority, started, terminating: held.terminating };
                         pair.core.add_pod(*id, &held.node, &held.template, tenure);
                     }
                 }
+                let budget = |rng: &mut StdRng| Budget {
+                    namespace: pick(rng, &["shop", "bank"]).into(),
+                    selector: label_selector(rng),
+                    allowed: rng.random_range(0..3),
+                };
+                pair.naive.budgets = (0..rng.random_range(0..3)).map(|_| budget(&mut rng)).collect();
+                pair.core.set_budgets(pair.naive.budgets.clone());
                 let namespace: Arc<str> = pick(&mut rng, &["shop", "bank", "farm"]).into();
                 let labels: Pairs = vec![("team".into(), pick(&mut rng, &["a", "b"]).into())];
                 pair.core.set_namespace(&namespace, Some(labels.clone()));
@@ -308,7 +360,7 @@ fn run(seed: u64, steps: usize) {
             }
             6 => {
                 let at = rng.random_range(0..pair.templates.len());
-                pair.templates[at] = Arc::new(template(&mut rng));
+                pair.templates[at] = Arc::new(template(&mut rng, roomy));
             }
             _ => {
                 let count = rng.random_range(1..25);

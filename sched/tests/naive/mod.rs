@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate, Requirement, Scores, Taint,
-    Toleration, TolerationOperator,
+    Budget, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate, Requirement, Scores,
+    Taint, Toleration, TolerationOperator,
 };
 
 mod others;
+mod preemption;
 
 #[derive(Default)]
 pub struct Naive {
     pub nodes: Vec<NodeSpec>,
     pub pods: BTreeMap<PodId, Held>,
     pub namespaces: BTreeMap<Arc<str>, Pairs>,
+    pub budgets: Vec<Budget>,
 }
 
 /// A pod that holds a place.
@@ -22,11 +24,16 @@ pub struct Held {
     pub node: Arc<str>,
     pub template: Arc<PodTemplate>,
     pub terminating: bool,
+    pub priority: i32,
+    pub started: u64,
 }
 
 impl Naive {
     pub fn hold(&mut self, id: PodId, node: &Arc<str>, template: &Arc<PodTemplate>) {
-        self.pods.insert(id, Held { node: node.clone(), template: template.clone(), terminating: false });
+        self.pods.insert(
+            id,
+            Held { node: node.clone(), template: template.clone(), terminating: false, priority: 0, started: 0 },
+        );
     }
 
     fn on<'a>(&'a self, node: &'a NodeSpec) -> impl Iterator<Item = &'a PodTemplate> {

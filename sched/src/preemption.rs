@@ -117,10 +117,14 @@ impl Cluster {
         found
     }
 
+    /// Whether pods of lower priority are on their way out of the node that a pod is nominated to.
+    pub fn awaits_victims(&self, pod: &Pod) -> bool {
+        let leaving = |node: NodeId| self.candidates(node, pod.priority).iter().any(|candidate| !candidate.live);
+        self.nominated(pod.id).is_some_and(leaving)
+    }
+
     fn cheapest(&mut self, pod: &Pod) -> Option<Preemption> {
-        if let Some(node) = self.nominees.get(&pod.id).map(|nominee| nominee.node)
-            && self.candidates(node, pod.priority).iter().any(|candidate| !candidate.live)
-        {
+        if self.awaits_victims(pod) {
             return None;
         }
         let mut view = View::new(self, &pod.class);

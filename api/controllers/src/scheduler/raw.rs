@@ -415,3 +415,35 @@ pub struct Image<'a> {
     #[serde(deserialize_with = "null_default")]
     pub size_bytes: i64,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Namespace<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Budget<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub spec: BudgetSpec<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub status: BudgetStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetSpec<'a> {
+    #[serde(borrow)]
+    pub selector: Option<LabelSelector<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    #[serde(deserialize_with = "null_default")]
+    pub disruptions_allowed: i32,
+}

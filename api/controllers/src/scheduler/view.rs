@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kelson_sched::{
-    ContainerRequests, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, Protocol, Requests,
-    Requirement, Resources, Taint, Tenure, Toleration, TolerationOperator,
+    Budget, ContainerRequests, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodTemplate, Protocol,
+    Requests, Requirement, Resources, Taint, Tenure, Toleration, TolerationOperator,
 };
 use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp};
 use serde::{Deserialize, Deserializer};
@@ -50,6 +50,10 @@ pub struct PodView {
     pub priority: i32,
     /// `status.startTime` in milliseconds since 1970, 0 before it starts.
     started: u64,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// `status.nominatedNodeName`, if there is one.
+    pub nominated: Option<Box<str>>,
     pub unsupported: Option<Unsupported>,
     /// `PodScheduled` as it stands, unless it is absent or `True`.
     pub condition: Option<Box<Condition>>,
@@ -111,6 +115,51 @@ impl<'de> Deserialize<'de> for NodeView {
     }
 }
 
+/// A namespace.
+#[derive(Debug)]
+pub struct NamespaceView {
+    meta: ObjectMeta,
+    pub labels: Pairs,
+}
+
+impl Keyed for NamespaceView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl<'de> Deserialize<'de> for NamespaceView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NamespaceView, D::Error> {
+        let raw = raw::Namespace::deserialize(deserializer)?;
+        Ok(NamespaceView { meta: meta(&raw.metadata), labels: others::pairs(&raw.metadata.labels) })
+    }
+}
+
+/// A PodDisruptionBudget.
+#[derive(Debug)]
+pub struct BudgetView {
+    meta: ObjectMeta,
+    pub budget: Budget,
+}
+
+impl Keyed for BudgetView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl<'de> Deserialize<'de> for BudgetView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BudgetView, D::Error> {
+        let raw = raw::Budget::deserialize(deserializer)?;
+        let budget = Budget {
+            namespace: raw.metadata.namespace.as_str().into(),
+            selector: raw.spec.selector.as_ref().map(others::selector),
+            allowed: raw.status.disruptions_allowed,
+        };
+        Ok(BudgetView { meta: meta(&raw.metadata), budget })
+    }
+}
+
 /// Milliseconds since 1970, 0 for what is no time.
 fn millis(text: &str) -> u64 {
     let since = timestamp::parse(text).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
@@ -140,6 +189,8 @@ impl From<raw::Pod<'_>> for PodView {
             gated: !pod.spec.scheduling_gates.is_empty(),
             priority: pod.spec.priority.unwrap_or(0),
             started: pod.status.start_time.as_deref().map_or(0, millis),
+            never_preempts: pod.spec.preemption_policy == "Never",
+            nominated: Some(&*pod.status.nominated_node_name).filter(|name| !name.is_empty()).map(Into::into),
             unsupported: unsupported(&pod.spec),
             condition: condition.map(|one| {
                 Box::new(Condition {

@@ -123,6 +123,8 @@ pub struct Nodesim {
 pub enum Bench {
     /// A cluster from start to a Deployment with every pod Running: times, CPU seconds, memory.
     Cluster(BenchCluster),
+    /// The scheduler core alone, on kube-scheduler's own workloads: pods per second, latency of one pod, memory.
+    Sched(crate::bench::SchedBench),
     /// The store beside an etcd, on the same work in one run: throughput, latency, CPU, memory, and the ratios.
     Store(crate::bench::StoreBench),
 }

@@ -40,6 +40,14 @@ pub fn usage(pid: u32) -> Result<Usage> {
     })
 }
 
+/// Largest resident set that this process ever had, in bytes; 0 where the kernel does not tell.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -38,7 +38,7 @@ fn class(cluster: &mut Cluster, extra: i64) -> Arc<Class> {
 /// `pods` pods of `classes` classes in turn.
 fn batch(cluster: &mut Cluster, pods: u64, classes: u64) -> Vec<Pod> {
     let classes: Vec<_> = (0..classes).map(|at| class(cluster, at as i64)).collect();
-    let pod = |at: u64| Pod { id: PodId(at), class: classes[at as usize % classes.len()].clone() };
+    let pod = |at: u64| Pod { id: PodId(at), class: classes[at as usize % classes.len()].clone(), priority: 0 };
     (0..pods).map(pod).collect()
 }
 
@@ -76,7 +76,7 @@ fn one_pod(c: &mut Criterion) {
         b.iter(|| {
             next += 1;
             let id = PodId(next);
-            let decision = cluster.schedule(&[Pod { id, class: class.clone() }]);
+            let decision = cluster.schedule(&[Pod { id, class: class.clone(), priority: 0 }]);
             cluster.remove_pod(id);
             decision
         });

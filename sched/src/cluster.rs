@@ -5,15 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::columns::{Demand, EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
+use crate::bond::Bonds;
+use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
+use crate::constraint::Pairs;
 use crate::ledger::NodeId;
 use crate::lens::{self, Lens};
+use crate::nomination::Nominee;
 use crate::pod::{Class, Classes, Pod, PodId, PodTemplate};
+use crate::preemption::{Budget, Order};
 use crate::queue::Events;
 use crate::reason::{Diagnosis, Reason};
 use crate::resources::Resources;
 use crate::score::Scores;
 use crate::state::{NodeSpec, State};
+use crate::topology::{self, Topology};
 use crate::worker::{Worker, score_all};
 
 /// Batches below this size are placed by one worker: threads would cost more than they save.
@@ -46,19 +51,44 @@ pub struct Usage {
     pub pods: i64,
 }
 
+/// What is known of a pod that holds a place, beside its template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure {
+    pub priority: i32,
+    /// When it started, in milliseconds of any one clock; 0 before that.
+    pub started: u64,
+    /// It is being deleted: topology spread no longer counts it.
+    pub terminating: bool,
+}
+
 #[derive(Debug)]
-struct Placed {
-    node: NodeId,
-    demand: Arc<Demand>,
+pub(crate) struct Placed {
+    pub node: NodeId,
+    pub class: Arc<Class>,
+    pub tenure: Tenure,
+}
+
+/// A class that found no node in a batch.
+#[derive(Debug, Default)]
+struct Failure {
+    /// Pods that held places when it was last asked.
+    pods: usize,
+    diagnosis: Option<Arc<Diagnosis>>,
 }
 
 /// Nodes, the pods on them, and what is needed to place more. Knows nothing of clocks, networks or encodings.
 #[derive(Debug)]
 pub struct Cluster {
-    state: State,
+    pub(crate) state: State,
     classes: Classes,
-    pods: FxHashMap<PodId, Placed>,
+    pub(crate) pods: FxHashMap<PodId, Placed>,
     workers: Vec<Worker>,
+    pub(crate) nominees: FxHashMap<PodId, Nominee>,
+    pub(crate) budgets: Vec<Budget>,
+    pub(crate) budgets_epoch: u64,
+    pub(crate) orders: Vec<Order>,
+    /// Pods by row, from the first preemption on.
+    pub(crate) residents: Option<Vec<Vec<PodId>>>,
 }
 
 impl Default for Cluster {
@@ -76,6 +106,11 @@ impl Cluster {
             classes: Classes::default(),
             pods: FxHashMap::default(),
             workers: (0..workers.max(1) as u64).map(|at| Worker::new(seed.wrapping_add(at + 1))).collect(),
+            nominees: FxHashMap::default(),
+            budgets: Vec::new(),
+            budgets_epoch: 0,
+            orders: Vec::new(),
+            residents: None,
         }
     }
 
@@ -116,41 +151,82 @@ impl Cluster {
         self.classes.len()
     }
 
+    /// Puts the labels of a namespace; `None`: it is gone.
+    pub fn set_namespace(&mut self, name: &Arc<str>, labels: Option<Pairs>) -> Events {
+        if !self.state.census.set_namespace(name, labels) {
+            return Events::default();
+        }
+        self.state.namespace_epoch += 1;
+        Events::NAMESPACE_LABELS
+    }
+
     /// The class of pods with this template.
     pub fn class(&mut self, template: &Arc<PodTemplate>) -> Arc<Class> {
         if self.classes.is_due() {
-            let mut alive = FxHashSet::default();
-            self.classes.sweep(|id| {
-                alive.insert(id);
-            });
-            self.workers.iter_mut().for_each(|worker| worker.keep_only(&alive));
+            self.sweep();
         }
         let state = &mut self.state;
-        let demand = || state.columns.demand(&mut state.ledger, &template.requests, &template.host_ports);
-        self.classes.get(template, demand)
+        let make = || {
+            let demand = state.columns.demand(&mut state.ledger, &template.requests, &template.host_ports);
+            (demand, Bonds::of(template, &mut state.census, &mut state.labels))
+        };
+        self.classes.get(template, make)
+    }
+
+    fn sweep(&mut self) {
+        let mut alive = FxHashSet::default();
+        let state = &mut self.state;
+        self.classes.sweep(
+            |id| {
+                alive.insert(id);
+            },
+            |class| {
+                class.bonds.release(&mut state.census, &mut state.labels);
+            },
+        );
+        self.workers.iter_mut().for_each(|worker| worker.keep_only(&alive));
     }
 
     /// Books a pod that is bound, whether or not there is room, and whether or not its node is known yet. A pod that
     /// was assumed there is confirmed; one that is elsewhere moves.
-    pub fn add_pod(&mut self, id: PodId, node_name: &Arc<str>, template: &PodTemplate) -> NodeId {
-        let demand = self.state.columns.demand(&mut self.state.ledger, &template.requests, &template.host_ports);
+    pub fn add_pod(&mut self, id: PodId, node_name: &Arc<str>, template: &Arc<PodTemplate>, tenure: Tenure) -> NodeId {
+        let class = self.class(template);
         let node = self.state.row_or_new(node_name);
-        let same = |placed: &Placed| placed.node == node && Arc::ptr_eq(&placed.demand, &demand);
-        if self.pods.get(&id).is_some_and(same) {
+        if let Some(placed) = self.pods.get_mut(&id)
+            && placed.node == node
+            && Arc::ptr_eq(&placed.class, &class)
+        {
+            let before = placed.tenure;
+            placed.tenure = Tenure { terminating: tenure.terminating || before.terminating, ..tenure };
+            if tenure.terminating && !before.terminating {
+                self.state.retire(node, &class);
+            } else if before != placed.tenure {
+                self.state.touch(node, false);
+            }
             return node;
         }
         // Booked before the old place is released: the row of an absent node lives by its pods.
-        self.state.book(node, &demand);
-        if let Some(before) = self.pods.insert(id, Placed { node, demand }) {
-            self.state.release(before.node, &before.demand);
+        self.state.book(node, &class, !tenure.terminating);
+        self.move_in(id, node);
+        if let Some(before) = self.pods.insert(id, Placed { node, class, tenure }) {
+            self.move_out(id, before.node);
+            self.state.release(before.node, &before.class, !before.tenure.terminating);
         }
+        self.denominate(id);
         node
+    }
+
+    /// Whether some constraint of some pod counts pods of this class: then its coming may help others.
+    pub fn is_counted(&self, class: &Class) -> bool {
+        self.state.census.is_counted(class.bonds.profile)
     }
 
     /// Frees what a pod holds: it is gone, or has ended. Returns where it was.
     pub fn remove_pod(&mut self, id: PodId) -> Option<NodeId> {
+        self.denominate(id);
         let placed = self.pods.remove(&id)?;
-        self.state.release(placed.node, &placed.demand);
+        self.move_out(id, placed.node);
+        self.state.release(placed.node, &placed.class, !placed.tenure.terminating);
         Some(placed.node)
     }
 
@@ -169,10 +245,12 @@ impl Cluster {
     pub fn schedule(&mut self, pods: &[Pod]) -> Vec<Decision> {
         self.state.reserve_journal(pods.len());
         let mut chosen = vec![None; pods.len()];
-        if self.workers.len() > 1 && pods.len() >= PARALLEL_MIN {
+        // What a pod sees of others depends on the order in which they come.
+        let apart = || self.nominees.is_empty() && pods.iter().all(|pod| !topology::is_bound(&self.state, &pod.class));
+        if self.workers.len() > 1 && pods.len() >= PARALLEL_MIN && apart() {
             self.place_together(pods, &mut chosen);
         }
-        let mut failed: FxHashMap<u64, Option<Arc<Diagnosis>>> = FxHashMap::default();
+        let mut failed: FxHashMap<u64, Failure> = FxHashMap::default();
         for (pod, chosen) in pods.iter().zip(&mut chosen) {
             if chosen.is_none() {
                 // Refused while others claimed is not refused: asked again, alone.
@@ -182,31 +260,93 @@ impl Cluster {
         let decide = |(pod, chosen): (&Pod, Option<NodeId>)| match chosen {
             Some(node) => Decision::Bound(node),
             None => {
-                let diagnosis = failed.entry(pod.class.id).or_default();
+                let diagnosis = &mut failed.entry(pod.class.id).or_default().diagnosis;
                 Decision::Unschedulable(diagnosis.get_or_insert_with(|| Arc::new(self.diagnose(&pod.class))).clone())
             }
         };
         pods.iter().zip(chosen).map(decide).collect()
     }
 
-    /// A class that found no room finds none later in the batch either: capacity only goes.
-    fn place_alone(&mut self, pod: &Pod, failed: &mut FxHashMap<u64, Option<Arc<Diagnosis>>>) -> Option<NodeId> {
+    /// A class that found no room finds none later in the batch either, because capacity only goes; unless it looks at
+    /// other pods, whose coming may help it.
+    fn place_alone(&mut self, pod: &Pod, failed: &mut FxHashMap<u64, Failure>) -> Option<NodeId> {
         if let Some(placed) = self.pods.get(&pod.id) {
             return Some(placed.node);
         }
-        if failed.contains_key(&pod.class.id) {
+        let hopeless =
+            |failure: &Failure| failure.pods == self.pods.len() || !topology::is_bound(&self.state, &pod.class);
+        if failed.get(&pod.class.id).is_some_and(hopeless) {
             return None;
         }
-        let node = self.workers[0].place(&self.state, &pod.class);
+        let aside = self.set_aside(pod.priority, Some(pod.id));
+        // Nominees that moved aside were written down in the room made for claims.
+        self.state.reserve_journal(1);
+        let node = self.place_nominee(pod).or_else(|| self.workers[0].place(&self.state, &pod.class));
         match node {
-            Some(node) => {
-                self.pods.insert(pod.id, Placed { node, demand: pod.class.demand.clone() });
-            }
+            Some(node) => self.settle(pod, node),
+            // A pod of higher priority sees less, and a nominee its own room: that says nothing about others.
+            None if !aside.is_empty() => {}
             None => {
-                failed.insert(pod.class.id, None);
+                failed.insert(pod.class.id, Failure { pods: self.pods.len(), diagnosis: None });
             }
         }
+        self.put_back(aside);
         node
+    }
+
+    /// A pod for which room was made goes there, if it can.
+    fn place_nominee(&mut self, pod: &Pod) -> Option<NodeId> {
+        let node = self.nominated(pod.id)?;
+        let mut lens = Lens::new(&self.state, &pod.class);
+        let topology = Topology::new(&self.state, &pod.class, &mut lens);
+        let fits = self.state.node(node).present
+            && reasons(&self.state, &pod.class, &mut lens, &topology, node).is_empty()
+            && self.state.claim(node, &pod.class.demand);
+        fits.then_some(node)
+    }
+
+    fn move_in(&mut self, id: PodId, node: NodeId) {
+        if let Some(residents) = &mut self.residents {
+            if residents.len() <= node.row() {
+                residents.resize(node.row() + 1, Vec::new());
+            }
+            residents[node.row()].push(id);
+        }
+    }
+
+    fn move_out(&mut self, id: PodId, node: NodeId) {
+        if let Some(residents) = self.residents.as_mut().and_then(|residents| residents.get_mut(node.row()))
+            && let Some(at) = residents.iter().position(|have| *have == id)
+        {
+            residents.swap_remove(at);
+        }
+    }
+
+    /// Places pods that make sense only together, in order. If fewer than `least` of them find a node, none is placed.
+    pub fn schedule_gang(&mut self, pods: &[Pod], least: usize) -> Vec<Decision> {
+        let had: Vec<bool> = pods.iter().map(|pod| self.pods.contains_key(&pod.id)).collect();
+        let mut decisions = self.schedule(pods);
+        let placed = decisions.iter().filter(|decision| matches!(decision, Decision::Bound(_))).count();
+        if placed >= least {
+            return decisions;
+        }
+        for ((pod, decision), had) in pods.iter().zip(&mut decisions).zip(had).rev() {
+            if matches!(decision, Decision::Bound(_)) && !had {
+                self.remove_pod(pod.id);
+                *decision = Decision::Unschedulable(Arc::new(self.diagnose(&pod.class)));
+            }
+        }
+        decisions
+    }
+
+    /// Notes a claim.
+    fn settle(&mut self, pod: &Pod, node: NodeId) {
+        self.state.count(node, &pod.class, true, 1);
+        let tenure = Tenure { priority: pod.priority, ..Tenure::default() };
+        self.move_in(pod.id, node);
+        self.pods.insert(pod.id, Placed { node, class: pod.class.clone(), tenure });
+        // Its own reservation is set aside while it is placed, and not needed any more.
+        self.nominees.remove(&pod.id);
     }
 
     fn place_together(&mut self, pods: &[Pod], chosen: &mut [Option<NodeId>]) {
@@ -233,18 +373,16 @@ impl Cluster {
             done
         });
         for (at, node) in done {
-            let placed = Placed { node, demand: pods[at].class.demand.clone() };
-            match self.pods.entry(pods[at].id) {
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(placed);
-                    chosen[at] = Some(node);
-                }
+            let pod = &pods[at];
+            if let Some(placed) = self.pods.get(&pod.id) {
                 // The pod is in the batch twice.
-                std::collections::hash_map::Entry::Occupied(entry) => {
-                    chosen[at] = Some(entry.get().node);
-                    self.state.release(node, &placed.demand);
-                }
+                chosen[at] = Some(placed.node);
+                self.state.count(node, &pod.class, true, 1);
+                self.state.release(node, &pod.class, true);
+                continue;
             }
+            self.settle(pod, node);
+            chosen[at] = Some(node);
         }
     }
 
@@ -256,6 +394,7 @@ impl Cluster {
             return diagnosis;
         }
         let mut lens = Lens::new(&self.state, class);
+        let topology = Topology::new(&self.state, class, &mut lens);
         let mut looked_at = 0;
         let mut look = |id: NodeId| {
             let node = self.state.node(id);
@@ -263,11 +402,7 @@ impl Cluster {
                 return;
             }
             looked_at += 1;
-            let reasons = match lens.look(&self.state, class, node) {
-                Ok(_) => lens::shortages(&self.state, class, id),
-                Err(barred) => lens::reason(&self.state, barred).into_iter().collect(),
-            };
-            for reason in reasons {
+            for reason in reasons(&self.state, class, &mut lens, &topology, id) {
                 *diagnosis.reasons.entry(reason).or_default() += 1;
             }
         };
@@ -285,18 +420,18 @@ impl Cluster {
     pub fn explain(&self, class: &Class) -> Vec<(NodeId, Verdict)> {
         let mut feasible: FxHashMap<NodeId, Scores> = score_all(&self.state, class).into_iter().collect();
         let mut lens = Lens::new(&self.state, class);
+        let topology = Topology::new(&self.state, class, &mut lens);
         let mut explain = |id: NodeId| {
             if let Some(scores) = feasible.remove(&id) {
                 return Some((id, Verdict::Feasible(scores)));
             }
             let node = self.state.node(id);
             let named = class.named.as_ref().is_none_or(|names| names.contains(&node.name));
-            let reasons = match lens.look(&self.state, class, node) {
-                _ if !node.present => return None,
-                _ if !named => vec![Reason::NotNamed],
-                Ok(_) => lens::shortages(&self.state, class, id),
-                Err(barred) => lens::reason(&self.state, barred).into_iter().collect(),
-            };
+            if !node.present {
+                return None;
+            }
+            let reasons =
+                if named { reasons(&self.state, class, &mut lens, &topology, id) } else { vec![Reason::NotNamed] };
             Some((id, Verdict::Rejected(reasons)))
         };
         self.state.ids().filter_map(&mut explain).collect()
@@ -322,4 +457,18 @@ impl Cluster {
         usage.requested.extended.sort_unstable();
         usage
     }
+}
+
+/// Why a node does not take a pod: of the first filter that rejects.
+pub(crate) fn reasons(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, id: NodeId) -> Vec<Reason> {
+    if let Err(barred) = lens.look(state, class, state.node(id)) {
+        return lens::reason(state, barred).into_iter().collect();
+    }
+    let shortages = lens::shortages(state, class, id);
+    if !shortages.is_empty() {
+        return shortages;
+    }
+    let mut cells = Vec::with_capacity(topology.width());
+    topology.cells(id, &mut cells);
+    topology.judge(class, &cells).err().into_iter().collect()
 }

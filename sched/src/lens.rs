@@ -84,12 +84,22 @@ impl Lens {
             TaintVerdict::Tolerated { against } => against,
             TaintVerdict::Untolerated { first } => return Err(Barred::Taint { set: node.taints, first }),
         };
-        if !self.required.matches(&node.name, &node.labels, &state.labels) {
+        if !self.admits(state, node) {
             return Err(Barred::Affinity);
         }
         let holds = |term: &Term| term.matches(&node.name, &node.labels, &state.labels);
         let preferred = self.preferred.iter().filter(|(_, term)| holds(term)).map(|(weight, _)| weight).sum();
         Ok(Shape { against, preferred })
+    }
+
+    /// Whether the class's node selector and required affinity allow a node.
+    pub fn admits(&self, state: &State, node: &Node) -> bool {
+        self.required.matches(&node.name, &node.labels, &state.labels)
+    }
+
+    /// Whether the class tolerates the hard taints of a node.
+    pub fn tolerates(&mut self, state: &State, class: &Class, node: &Node) -> bool {
+        matches!(self.judge_taints(state, class, node.taints), TaintVerdict::Tolerated { .. })
     }
 
     /// The image score of a node.

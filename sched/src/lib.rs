@@ -12,18 +12,24 @@
 //! let mut cluster = Cluster::default();
 //! cluster.upsert_node(&NodeSpec { name: "node-1".into(), pods: 110, ..NodeSpec::default() });
 //! let class = cluster.class(&Arc::new(PodTemplate::default()));
-//! let decisions = cluster.schedule(&[Pod { id: PodId(1), class }]);
+//! let decisions = cluster.schedule(&[Pod { id: PodId(1), class, priority: 0 }]);
 //! assert!(matches!(decisions[0], Decision::Bound(node) if &**cluster.node_name(node) == "node-1"));
 //! ```
 
+mod bond;
+mod census;
 mod cluster;
 mod columns;
+mod constraint;
+mod contest;
 mod intern;
 mod journal;
 mod ledger;
 mod lens;
+mod nomination;
 mod plan;
 mod pod;
+mod preemption;
 mod queue;
 mod reason;
 mod resources;
@@ -32,15 +38,18 @@ mod selector;
 mod state;
 mod sync;
 mod taint;
+mod topology;
 mod worker;
 
-pub use cluster::{Cluster, Decision, Usage, Verdict};
+pub use cluster::{Cluster, Decision, Tenure, Usage, Verdict};
+pub use constraint::{LabelSelector, Pairs, PodTerm, SpreadConstraint};
 pub use ledger::NodeId;
 pub use pod::{Class, HostPort, Pod, PodId, PodTemplate, Protocol};
+pub use preemption::{Budget, Cost, Preemption};
 pub use queue::{Events, Queue, Waits};
 pub use reason::{Diagnosis, Filter, FilterSet, Reason};
 pub use resources::{ContainerRequests, DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Requests, Resources};
-pub use score::{AFFINITY_WEIGHT, MAX_SCORE, Scores, TAINT_WEIGHT};
+pub use score::{AFFINITY_WEIGHT, MAX_SCORE, POD_AFFINITY_WEIGHT, SPREAD_WEIGHT, Scores, TAINT_WEIGHT};
 pub use selector::{NodeSelectorTerm, Operator, Requirement};
 pub use state::NodeSpec;
 pub use taint::{Effect, Taint, Toleration, TolerationOperator};

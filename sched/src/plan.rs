@@ -1,39 +1,42 @@
 //! A class's nodes in score order, kept so by reading what changed instead of looking at all of them again.
 //!
-//! Nodes are grouped by the raw scores that are normalised over all feasible nodes; within a group they lie in buckets
-//! by the sum of the scores that depend on one node alone (0 to 300). The best node is the best over groups of the
-//! normalised scores plus the group's highest bucket that is not empty. A claim moves one node to another bucket.
+//! Nodes are grouped by everything that is judged or normalised over all feasible nodes: taints, preferences, and the
+//! cells of the class's topology. Within a group they lie in buckets by the sum of the scores that depend on one node
+//! alone (0 to 300). The best node is the best over groups of the normalised scores plus the group's highest bucket
+//! that is not empty. A claim moves one node to another bucket, or to another group.
 
 use rustc_hash::FxHashMap;
 
-use crate::columns::Demand;
+use crate::contest::{CELLS, Contest};
 use crate::journal::Change;
 use crate::ledger::NodeId;
 use crate::lens::{Lens, Shape};
 use crate::pod::Class;
-use crate::score::{self, AFFINITY_WEIGHT, MAX_OWN, TAINT_WEIGHT};
+use crate::score::{self, MAX_OWN};
 use crate::state::State;
+use crate::topology::{self, Topology};
 
-/// A node that a filter other than capacity rejects.
+/// A node that a filter other than capacity and topology rejects.
 const BARRED: u16 = u16::MAX;
-/// A node that passes all other filters and has no room.
+/// A node that passes those filters and has no room.
 const FULL: u16 = u16::MAX - 1;
 
 const BUCKETS: usize = MAX_OWN + 1;
 const WORDS: usize = BUCKETS.div_ceil(64);
 
-/// Nodes of one shape that have room.
+/// Nodes of one key that have room.
 #[derive(Debug)]
 struct Group {
-    shape: Shape,
+    key: Box<[i64]>,
+    nodes: usize,
     buckets: Vec<Vec<NodeId>>,
     /// One bit per bucket: whether it holds anything.
     filled: [u64; WORDS],
 }
 
 impl Group {
-    fn new(shape: Shape) -> Group {
-        Group { shape, buckets: vec![Vec::new(); BUCKETS], filled: [0; WORDS] }
+    fn new(key: Box<[i64]>) -> Group {
+        Group { key, nodes: 0, buckets: vec![Vec::new(); BUCKETS], filled: [0; WORDS] }
     }
 
     /// The highest bucket that holds anything.
@@ -51,40 +54,56 @@ struct Place {
     bucket: u16,
 }
 
+const NOWHERE: Place = Place { group: 0, at: 0, bucket: BARRED };
+
 /// The order, true of the cluster as of one position in the journal.
 #[derive(Debug)]
 pub(crate) struct Plan {
     position: u64,
     image_epoch: u64,
     lens: Lens,
+    topology: Topology,
     groups: Vec<Group>,
-    by_shape: FxHashMap<Shape, u32>,
+    by_key: FxHashMap<Box<[i64]>, u32>,
     places: Vec<Place>,
+    /// What each node is to the class beside its cells, where there are cells.
+    shapes: Vec<Shape>,
     /// Image score per node, where any node has an image of the class.
     images: Vec<u8>,
     /// When it was last used, in the worker's count.
     pub used: u64,
+    contest: Contest,
+    key: Vec<i64>,
+    feasible: Vec<u32>,
 }
 
 impl Plan {
     /// Looks at every node once.
     pub fn new(state: &State, class: &Class) -> Plan {
-        let barred = Place { group: 0, at: 0, bucket: BARRED };
+        let mut lens = Lens::new(state, class);
+        // Before looking: what changes meanwhile is looked at again.
+        let position = state.journal.end();
+        let topology = Topology::new(state, class, &mut lens);
         let mut plan = Plan {
-            // Before looking: what changes meanwhile is looked at again.
-            position: state.journal.end(),
+            position,
             image_epoch: state.image_epoch,
-            lens: Lens::new(state, class),
+            lens,
+            topology,
             groups: Vec::new(),
-            by_shape: FxHashMap::default(),
-            places: vec![barred; state.nodes.len()],
+            by_key: FxHashMap::default(),
+            places: vec![NOWHERE; state.nodes.len()],
+            shapes: Vec::new(),
             images: Vec::new(),
             used: 0,
+            contest: Contest::default(),
+            key: Vec::new(),
+            feasible: Vec::new(),
         };
         if plan.lens.knows_images() {
             let score = |node| plan.lens.image_score(class, node) as u8;
             plan.images = state.nodes.iter().map(score).collect();
         }
+        plan.grow(state);
         for id in state.ids() {
             plan.look(state, class, id);
         }
@@ -93,7 +112,20 @@ impl Plan {
 
     /// Memory it takes, in nodes.
     pub fn weight(&self) -> usize {
-        self.places.len() + self.groups.len() * BUCKETS
+        self.places.len() * (1 + 2 * self.topology.width()) + self.groups.len() * BUCKETS
+    }
+
+    /// Makes room for rows that are new.
+    fn grow(&mut self, state: &State) {
+        let rows = state.nodes.len();
+        self.places.resize(rows, NOWHERE);
+        if !self.images.is_empty() {
+            self.images.resize(rows, 0);
+        }
+        if !self.topology.is_empty() {
+            self.topology.grow(rows);
+            self.shapes.resize(rows, Shape { against: 0, preferred: 0 });
+        }
     }
 
     /// Reads the journal to its end. False if the plan cannot be brought up to date and must be made anew.
@@ -104,6 +136,9 @@ impl Plan {
             }
             self.image_epoch = state.image_epoch;
         }
+        if self.topology.is_empty() && topology::is_bound(state, class) || !self.topology.is_current(state, class) {
+            return false;
+        }
         let behind = state.journal.end() - self.position;
         if behind == 0 {
             return true;
@@ -113,11 +148,7 @@ impl Plan {
         if crowded || self.position < state.journal.oldest() || behind > state.nodes.len() as u64 + 1024 {
             return false;
         }
-        let barred = Place { group: 0, at: 0, bucket: BARRED };
-        self.places.resize(state.nodes.len(), barred);
-        if !self.images.is_empty() {
-            self.images.resize(state.nodes.len(), 0);
-        }
+        self.grow(state);
         let mut fresh = false;
         while let Some(Change { node, shape }) = state.journal.read(self.position) {
             self.position += 1;
@@ -126,12 +157,16 @@ impl Plan {
                     self.lens = Lens::new(state, class);
                     fresh = true;
                 }
+                self.topology.settle(state, class, &mut self.lens, node);
                 self.look(state, class, node);
-            } else if self.places[node.row()].bucket != BARRED {
-                self.place(state, &class.demand, node);
+                continue;
+            }
+            self.topology.refresh(state, node);
+            if self.places[node.row()].bucket != BARRED {
+                self.place(state, class, node);
             }
         }
-        true
+        self.topology.is_current(state, class)
     }
 
     /// Looks at a node as if for the first time.
@@ -140,18 +175,34 @@ impl Plan {
         match self.lens.look(state, class, state.node(id)) {
             Err(_) => self.places[id.row()].bucket = BARRED,
             Ok(shape) => {
-                let group = *self.by_shape.entry(shape).or_insert_with(|| {
-                    self.groups.push(Group::new(shape));
-                    (self.groups.len() - 1) as u32
-                });
+                let group = self.group(id, shape);
                 self.places[id.row()] = Place { group, at: 0, bucket: FULL };
-                self.place(state, &class.demand, id);
+                if !self.topology.is_empty() {
+                    self.shapes[id.row()] = shape;
+                }
+                self.place(state, class, id);
             }
         }
     }
 
-    /// Moves a node to the bucket that its room and scores of now ask for.
-    pub fn place(&mut self, state: &State, demand: &Demand, id: NodeId) {
+    /// The group that a node belongs to.
+    fn group(&mut self, id: NodeId, shape: Shape) -> u32 {
+        self.key.clear();
+        self.key.extend([i64::from(shape.against), shape.preferred]);
+        self.topology.cells(id, &mut self.key);
+        if let Some(group) = self.by_key.get(self.key.as_slice()) {
+            return *group;
+        }
+        let key: Box<[i64]> = self.key.as_slice().into();
+        self.groups.push(Group::new(key.clone()));
+        let group = (self.groups.len() - 1) as u32;
+        self.by_key.insert(key, group);
+        group
+    }
+
+    /// Moves a node to the group and bucket that its counts, room and scores of now ask for.
+    pub fn place(&mut self, state: &State, class: &Class, id: NodeId) {
+        let demand = &class.demand;
         let bucket = if state.ledger.fits(id, &demand.takes) {
             let own = score::least_allocated(&state.ledger, id, demand)
                 + score::balanced_allocation(&state.ledger, id, demand)
@@ -161,17 +212,19 @@ impl Plan {
             FULL
         };
         let before = self.places[id.row()];
-        if before.bucket == bucket {
+        let group = if self.topology.is_empty() { before.group } else { self.group(id, self.shapes[id.row()]) };
+        if (before.bucket, before.group) == (bucket, group) {
             return;
         }
         self.take_out(id);
         let place = &mut self.places[id.row()];
-        place.bucket = bucket;
+        (place.bucket, place.group) = (bucket, group);
         if bucket < FULL {
-            let group = &mut self.groups[before.group as usize];
+            let group = &mut self.groups[group as usize];
             let nodes = &mut group.buckets[bucket as usize];
             place.at = nodes.len() as u32;
             nodes.push(id);
+            group.nodes += 1;
             group.filled[bucket as usize / 64] |= 1 << (bucket % 64);
         }
     }
@@ -182,6 +235,7 @@ impl Plan {
             return;
         }
         let group = &mut self.groups[group as usize];
+        group.nodes -= 1;
         let nodes = &mut group.buckets[bucket as usize];
         nodes.swap_remove(at as usize);
         match nodes.get(at as usize) {
@@ -193,18 +247,20 @@ impl Plan {
     }
 
     /// A node with the best total, any of them by `random`. `None`: no node has room.
-    pub fn best(&self, random: u64) -> Option<NodeId> {
-        let (mut most_against, mut most_preferred) = (0, 0);
-        for group in self.groups.iter().filter(|group| group.top().is_some()) {
-            most_against = most_against.max(i64::from(group.shape.against));
-            most_preferred = most_preferred.max(group.shape.preferred);
+    pub fn best(&mut self, class: &Class, random: u64) -> Option<NodeId> {
+        let Plan { topology, groups, contest, feasible, .. } = self;
+        feasible.clear();
+        for (at, group) in groups.iter().enumerate() {
+            if group.nodes > 0 && (topology.is_empty() || topology.judge(class, &group.key[CELLS..]).is_ok()) {
+                feasible.push(at as u32);
+            }
         }
+        let candidates = feasible.iter().map(|at| &groups[*at as usize]).map(|group| (&*group.key, group.nodes));
+        contest.open(class, topology, candidates);
         let mut best: Option<(i64, &[NodeId])> = None;
-        for group in &self.groups {
+        for (at, group) in feasible.iter().map(|at| &groups[*at as usize]).enumerate() {
             let Some(top) = group.top() else { continue };
-            let total = top as i64
-                + TAINT_WEIGHT * score::normalized_taints(i64::from(group.shape.against), most_against)
-                + AFFINITY_WEIGHT * score::normalized_affinity(group.shape.preferred, most_preferred);
+            let total = top as i64 + contest.marks(at, &group.key).total();
             if best.is_none_or(|(best, _)| total > best) {
                 best = Some((total, &group.buckets[top]));
             }

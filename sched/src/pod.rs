@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU32;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+use crate::bond::Bonds;
 use crate::columns::Demand;
+use crate::constraint::{Pairs, PodTerm, SpreadConstraint};
 use crate::resources::Requests;
 use crate::selector::{NodeSelectorTerm, named_nodes};
 use crate::taint::{Toleration, tolerates_cordon};
@@ -48,6 +50,20 @@ pub struct PodTemplate {
     pub host_ports: Vec<HostPort>,
     /// Image of each container, init containers included, as written in the pod.
     pub images: Vec<Arc<str>>,
+    pub namespace: Arc<str>,
+    /// Sorted by key: what other pods' selectors see.
+    pub labels: Pairs,
+    pub spread: Vec<SpreadConstraint>,
+    /// The constraints are not the pod's own but the cluster's default ones, which also score nodes without their keys.
+    pub spread_defaulted: bool,
+    /// Required pod affinity: all terms hold.
+    pub affinity: Vec<PodTerm>,
+    /// Required pod anti-affinity: no term holds.
+    pub anti_affinity: Vec<PodTerm>,
+    /// Preferred pod affinity: weights 1 to 100.
+    pub preferred_affinity: Vec<(i32, PodTerm)>,
+    /// Preferred pod anti-affinity, likewise.
+    pub preferred_anti_affinity: Vec<(i32, PodTerm)>,
 }
 
 /// A class of equal pods, known to one [`crate::Cluster`]. Hold it for as long as a pod of it may be scheduled.
@@ -56,6 +72,7 @@ pub struct Class {
     pub(crate) id: u64,
     pub(crate) template: Arc<PodTemplate>,
     pub(crate) demand: Arc<Demand>,
+    pub(crate) bonds: Bonds,
     /// Images with the tag that an unwritten one stands for.
     pub(crate) images: Vec<Box<str>>,
     /// The only nodes that required affinity leaves by name, if it does.
@@ -77,6 +94,7 @@ impl Class {
 pub struct Pod {
     pub id: PodId,
     pub class: Arc<Class>,
+    pub priority: i32,
 }
 
 /// Classes by template. Those that no pod holds go when the table has doubled.
@@ -92,16 +110,19 @@ pub(crate) struct Classes {
 const MIN_SWEEP: usize = 256;
 
 impl Classes {
-    /// The class of a template, with `demand` made for it if it is new.
-    pub fn get(&mut self, template: &Arc<PodTemplate>, demand: impl FnOnce() -> Arc<Demand>) -> Arc<Class> {
+    /// The class of a template, with a demand and bonds made for it if it is new.
+    pub fn get(&mut self, template: &Arc<PodTemplate>, make: impl FnOnce() -> (Arc<Demand>, Bonds)) -> Arc<Class> {
         let hash = BuildHasherDefault::<FxHasher>::default().hash_one(template);
         let same_hash = self.by_hash.entry(hash).or_default();
-        if let Some(class) = same_hash.iter().find(|class| class.template == *template) {
+        let same = |class: &&Arc<Class>| Arc::ptr_eq(&class.template, template) || class.template == *template;
+        if let Some(class) = same_hash.iter().find(same) {
             return class.clone();
         }
+        let (demand, bonds) = make();
         let class = Arc::new(Class {
             id: self.next_id,
-            demand: demand(),
+            demand,
+            bonds,
             images: template.images.iter().map(|image| normalized_image(image)).collect(),
             named: template.required.as_deref().and_then(named_nodes),
             tolerates_cordon: tolerates_cordon(&template.tolerations),
@@ -119,11 +140,17 @@ impl Classes {
         self.count >= self.sweep_at.max(MIN_SWEEP)
     }
 
-    /// Drops the classes that nobody else holds. `is_alive` learns the ids of those that stay.
-    pub fn sweep(&mut self, mut alive: impl FnMut(u64)) {
+    /// Drops the classes that nobody else holds. `alive` learns the ids of those that stay, `gone` what goes.
+    pub fn sweep(&mut self, mut alive: impl FnMut(u64), mut gone: impl FnMut(&Class)) {
         self.count = 0;
         self.by_hash.retain(|_, classes| {
-            classes.retain(|class| Arc::strong_count(class) > 1);
+            classes.retain(|class| {
+                let held = Arc::strong_count(class) > 1;
+                if !held {
+                    gone(class);
+                }
+                held
+            });
             self.count += classes.len();
             classes.iter().for_each(|class| alive(class.id));
             !classes.is_empty()
@@ -164,15 +191,18 @@ mod tests {
     #[test]
     fn equal_templates_are_one_class_and_unheld_ones_go() {
         let mut classes = Classes::default();
+        let make = || (Arc::default(), Bonds::default());
         let template = |port| {
             let ports = vec![HostPort { protocol: Protocol::Tcp, port, ip: "".into() }];
             Arc::new(PodTemplate { host_ports: ports, ..PodTemplate::default() })
         };
-        let first = classes.get(&template(1), Default::default);
-        assert_eq!(classes.get(&template(1), Default::default).id, first.id);
-        assert_ne!(classes.get(&template(2), Default::default).id, first.id);
+        let first = classes.get(&template(1), make);
+        assert_eq!(classes.get(&template(1), make).id, first.id);
+        assert_ne!(classes.get(&template(2), make).id, first.id);
         let mut alive = Vec::new();
-        classes.sweep(|id| alive.push(id));
+        let mut gone = 0;
+        classes.sweep(|id| alive.push(id), |_| gone += 1);
+        assert_eq!(gone, 1);
         assert_eq!((alive, classes.len()), (vec![first.id], 1));
     }
 }

@@ -13,7 +13,7 @@ use crate::reason::{Filter, FilterSet};
 
 /// Things that happened which may let a pod through that a filter rejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u8);
+pub struct Events(u16);
 
 impl Events {
     pub const NODE_ADDED: Events = Events(1);
@@ -25,6 +25,11 @@ impl Events {
     pub const NODE_SCHEDULABLE: Events = Events(16);
     /// A pod that held capacity is gone.
     pub const POD_REMOVED: Events = Events(32);
+    /// A pod that some constraint counts was placed, or changed its labels.
+    pub const POD_COUNTED: Events = Events(64);
+    pub const NODE_REMOVED: Events = Events(128);
+    /// Labels of a namespace changed.
+    pub const NAMESPACE_LABELS: Events = Events(256);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {
@@ -45,6 +50,18 @@ impl Events {
             || helps(Filter::NodeAffinity, Events::NODE_LABELS)
             || helps(Filter::NodePorts, Events::POD_REMOVED)
             || helps(Filter::NodeResourcesFit, Events::POD_REMOVED | Events::NODE_ALLOCATABLE)
+            || helps(
+                Filter::PodTopologySpread,
+                Events::POD_REMOVED
+                    | Events::POD_COUNTED
+                    | Events::NODE_LABELS
+                    | Events::NODE_TAINTS
+                    | Events::NODE_REMOVED,
+            )
+            || helps(
+                Filter::InterPodAffinity,
+                Events::POD_REMOVED | Events::POD_COUNTED | Events::NODE_LABELS | Events::NAMESPACE_LABELS,
+            )
     }
 }
 
@@ -180,7 +197,7 @@ impl Queue {
                 entry.part = Part::InFlight;
                 entry.attempts = entry.attempts.saturating_add(1);
                 entry.last_attempt = now;
-                pods.push(Pod { id, class: entry.class.clone() });
+                pods.push(Pod { id, class: entry.class.clone(), priority: entry.rank.0.0 });
             }
         }
         pods

@@ -13,6 +13,8 @@ pub enum Filter {
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    PodTopologySpread,
+    InterPodAffinity,
 }
 
 /// Why one node rejects one pod. `NodeResourcesFit` alone may give several reasons for one node.
@@ -31,6 +33,14 @@ pub enum Reason {
     Ports,
     TooManyPods,
     Insufficient(Arc<str>),
+    /// Topology spread.
+    Spread,
+    /// Topology spread, on a node without the topology key.
+    SpreadLabel,
+    PodAffinity,
+    PodAntiAffinity,
+    /// The anti-affinity of a pod that is there.
+    ExistingAntiAffinity,
 }
 
 impl Reason {
@@ -43,6 +53,8 @@ impl Reason {
             Reason::Affinity | Reason::NotNamed => Filter::NodeAffinity,
             Reason::Ports => Filter::NodePorts,
             Reason::TooManyPods | Reason::Insufficient(_) => Filter::NodeResourcesFit,
+            Reason::Spread | Reason::SpreadLabel => Filter::PodTopologySpread,
+            Reason::PodAffinity | Reason::PodAntiAffinity | Reason::ExistingAntiAffinity => Filter::InterPodAffinity,
         }
     }
 }
@@ -58,17 +70,24 @@ impl fmt::Display for Reason {
             Reason::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
             Reason::TooManyPods => f.write_str("Too many pods"),
             Reason::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Reason::Spread => f.write_str("node(s) didn't match pod topology spread constraints"),
+            Reason::SpreadLabel => {
+                f.write_str("node(s) didn't match pod topology spread constraints (missing required label)")
+            }
+            Reason::PodAffinity => f.write_str("node(s) didn't match pod affinity rules"),
+            Reason::PodAntiAffinity => f.write_str("node(s) didn't match pod anti-affinity rules"),
+            Reason::ExistingAntiAffinity => f.write_str("node(s) didn't satisfy existing pods anti-affinity rules"),
         }
     }
 }
 
 /// A set of filters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FilterSet(u8);
+pub struct FilterSet(u16);
 
 impl FilterSet {
     /// Every filter: for a pod that failed for no filter's reason.
-    pub const ALL: FilterSet = FilterSet(0x3f);
+    pub const ALL: FilterSet = FilterSet(0xff);
 
     /// Adds a filter.
     pub fn insert(&mut self, filter: Filter) {

@@ -12,6 +12,10 @@ pub const MAX_SCORE: i64 = 100;
 pub const TAINT_WEIGHT: i64 = 3;
 /// Weight of `NodeAffinity`.
 pub const AFFINITY_WEIGHT: i64 = 2;
+/// Weight of `PodTopologySpread`.
+pub const SPREAD_WEIGHT: i64 = 2;
+/// Weight of `InterPodAffinity`.
+pub const POD_AFFINITY_WEIGHT: i64 = 2;
 /// Largest sum of the scores that depend on one node alone, which have weight 1 each.
 pub(crate) const MAX_OWN: usize = 300;
 
@@ -29,6 +33,10 @@ pub struct Scores {
     pub image_locality: i64,
     pub taint_toleration: i64,
     pub node_affinity: i64,
+    /// 0 where the pod has no soft constraint.
+    pub topology_spread: i64,
+    /// 0 where no term of any pod says anything about nodes.
+    pub pod_affinity: i64,
 }
 
 impl Scores {
@@ -39,6 +47,8 @@ impl Scores {
             + self.image_locality
             + TAINT_WEIGHT * self.taint_toleration
             + AFFINITY_WEIGHT * self.node_affinity
+            + SPREAD_WEIGHT * self.topology_spread
+            + POD_AFFINITY_WEIGHT * self.pod_affinity
     }
 }
 
@@ -101,6 +111,16 @@ pub(crate) fn normalized_taints(against: i64, most: i64) -> i64 {
 /// Weights of the preferred terms that hold: the most is best.
 pub(crate) fn normalized_affinity(weight: i64, most: i64) -> i64 {
     if most == 0 { 0 } else { MAX_SCORE * weight / most }
+}
+
+/// Crowding by topology spread: the least crowded of the feasible nodes is best.
+pub(crate) fn normalized_spread(crowding: i64, fewest: i64, most: i64) -> i64 {
+    if most == 0 { MAX_SCORE } else { MAX_SCORE * (most + fewest - crowding) / most }
+}
+
+/// Attraction by pod affinity, between the extremes of the feasible nodes.
+pub(crate) fn normalized_attraction(attraction: i64, least: i64, most: i64) -> i64 {
+    if most == least { 0 } else { (MAX_SCORE as f64 * ((attraction - least) as f64 / (most - least) as f64)) as i64 }
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::census::Census;
 use crate::columns::{Columns, Demand, EPHEMERAL_STORAGE, Kind, MEMORY, MILLI_CPU, PODS};
 use crate::intern::{Interner, Symbol};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, NodeId};
+use crate::pod::Class;
 use crate::queue::Events;
 use crate::resources::Resources;
 use crate::taint::Taint;
@@ -91,6 +93,9 @@ pub(crate) struct State {
     pub journal: Journal,
     pub nodes: Vec<Node>,
     pub labels: Interner,
+    pub census: Census,
+    /// Grows when selectors of namespaces may see one differently.
+    pub namespace_epoch: u64,
     pub images: Interner,
     /// Grows when the share of nodes that have an image may have changed.
     pub image_epoch: u64,
@@ -115,6 +120,8 @@ impl State {
             journal: Journal::new(),
             nodes: Vec::new(),
             labels: Interner::default(),
+            census: Census::default(),
+            namespace_epoch: 0,
             images: Interner::default(),
             image_epoch: 0,
             present: 0,
@@ -137,6 +144,12 @@ impl State {
         &self.nodes[id.row()]
     }
 
+    /// The value of a node's label.
+    pub fn label(&self, id: NodeId, key: Symbol) -> Option<Symbol> {
+        let labels = &self.node(id).labels;
+        labels.binary_search_by_key(&key, |(have, _)| *have).ok().map(|at| labels[at].1)
+    }
+
     /// Rows in use or not, in order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
@@ -157,7 +170,8 @@ impl State {
         self.journal.reserve(more, MIN_JOURNAL.max(2 * self.nodes.len()));
     }
 
-    fn touch(&mut self, id: NodeId, shape: bool) {
+    /// Tells the plans that a node changed; `shape`: in more than its capacity and pods.
+    pub fn touch(&mut self, id: NodeId, shape: bool) {
         self.reserve_journal(1);
         self.journal.push(id, shape);
     }
@@ -321,18 +335,31 @@ impl State {
     }
 
     /// Books a pod that is bound already.
-    pub fn book(&mut self, id: NodeId, demand: &Demand) {
-        self.ledger.book(id, &demand.takes);
-        self.ledger.book(id, &demand.scored());
+    pub fn book(&mut self, id: NodeId, class: &Class, live: bool) {
+        self.ledger.book(id, &class.demand.takes);
+        self.ledger.book(id, &class.demand.scored());
+        self.count(id, class, live, 1);
         self.touch(id, false);
     }
 
     /// Frees what a pod held.
-    pub fn release(&mut self, id: NodeId, demand: &Demand) {
-        self.ledger.release(id, &demand.takes);
-        self.ledger.release(id, &demand.scored());
+    pub fn release(&mut self, id: NodeId, class: &Class, live: bool) {
+        self.ledger.release(id, &class.demand.takes);
+        self.ledger.release(id, &class.demand.scored());
+        self.count(id, class, live, -1);
         self.touch(id, false);
         self.vacate(id);
+    }
+
+    /// Counts a pod in (1) or out (-1), for the constraints of others. [`State::claim`] leaves that to its caller.
+    pub fn count(&mut self, id: NodeId, class: &Class, live: bool, by: i32) {
+        self.census.count(class.bonds.profile, &class.bonds.carries, id, live, by);
+    }
+
+    /// A pod that is there began to terminate.
+    pub fn retire(&mut self, id: NodeId, class: &Class) {
+        self.census.retire(class.bonds.profile, id);
+        self.touch(id, false);
     }
 
     /// Gives up the row of a node that is gone with all its pods.

@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::contest::{CELLS, Contest, Key};
 use crate::ledger::NodeId;
-use crate::lens::{Lens, Shape};
+use crate::lens::Lens;
 use crate::plan::Plan;
 use crate::pod::Class;
 use crate::score::{self, Scores};
 use crate::state::State;
+use crate::topology::{self, Topology};
 
 /// Nodes that all plans of one worker may hold together (12 bytes each): the least recently used ones go.
 const MAX_WEIGHT: usize = 4 << 20;
@@ -21,13 +23,13 @@ pub(crate) struct Worker {
     weight: usize,
     clock: u64,
     random: u64,
-    scan: Vec<Candidate>,
+    scan: Scan,
+    contest: Contest,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     id: NodeId,
-    shape: Shape,
     own: i64,
 }
 
@@ -36,7 +38,14 @@ impl Worker {
     pub fn new(seed: u64) -> Worker {
         // An xorshift generator must not start from 0.
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Worker { plans: FxHashMap::default(), weight: 0, clock: 0, random, scan: Vec::new() }
+        Worker {
+            plans: FxHashMap::default(),
+            weight: 0,
+            clock: 0,
+            random,
+            scan: Scan::default(),
+            contest: Contest::default(),
+        }
     }
 
     fn random(&mut self) -> u64 {
@@ -49,7 +58,9 @@ impl Worker {
     /// Chooses a node with the best score and claims it; `None` if no node has room.
     pub fn place(&mut self, state: &State, class: &Class) -> Option<NodeId> {
         let asked_before = class.asked.fetch_add(1, Ordering::Relaxed) > 0;
-        let planned = class.named.is_none() && (asked_before || self.plans.contains_key(&class.id));
+        let bound = topology::is_bound(state, class);
+        // A class that looks at other pods has sums to keep; one that names its nodes has few to look at.
+        let planned = bound || class.named.is_none() && (asked_before || self.plans.contains_key(&class.id));
         loop {
             let id = if planned { self.choose_planned(state, class) } else { self.choose_scanned(state, class) }?;
             if state.claim(id, &class.demand) {
@@ -57,7 +68,7 @@ impl Worker {
             }
             // Another worker was faster, and the journal may not tell of it yet.
             if let Some(plan) = self.plans.get_mut(&class.id) {
-                plan.place(state, &class.demand, id);
+                plan.place(state, class, id);
             }
         }
     }
@@ -70,14 +81,14 @@ impl Worker {
             if plan.catch_up(state, class) {
                 self.weight = self.weight + plan.weight() - before;
                 plan.used = self.clock;
-                return plan.best(random);
+                return plan.best(class, random);
             }
             self.weight -= before;
             self.plans.remove(&class.id);
         }
         let mut plan = Plan::new(state, class);
         plan.used = self.clock;
-        let best = plan.best(random);
+        let best = plan.best(class, random);
         self.make_room(plan.weight());
         self.weight += plan.weight();
         self.plans.insert(class.id, plan);
@@ -110,13 +121,15 @@ impl Worker {
     /// Looks at each node that may do, once, and keeps nothing.
     fn choose_scanned(&mut self, state: &State, class: &Class) -> Option<NodeId> {
         let mut scan = std::mem::take(&mut self.scan);
-        candidates(state, class, &mut scan);
-        let scales = Scales::over(&scan);
+        let mut lens = Lens::new(state, class);
+        let topology = Topology::default();
+        candidates(state, class, &mut lens, &topology, &mut scan);
+        self.contest.open(class, &topology, scan.keys());
         let mut best = None;
         let mut most = i64::MIN;
         let mut equals = 0;
-        for candidate in &scan {
-            let total = candidate.own + scales.weighted(candidate.shape);
+        for (at, (candidate, key)) in scan.nodes.iter().zip(scan.keys().map(|(key, _)| key)).enumerate() {
+            let total = candidate.own + self.contest.marks(at, key).total();
             if total > most {
                 (most, best, equals) = (total, Some(candidate.id), 1);
             } else if total == most {
@@ -132,42 +145,42 @@ impl Worker {
     }
 }
 
-/// The extremes that scores are normalised by.
-struct Scales {
-    most_against: i64,
-    most_preferred: i64,
+/// Feasible nodes with their keys, one after another.
+#[derive(Debug, Default)]
+struct Scan {
+    nodes: Vec<Candidate>,
+    keys: Vec<i64>,
+    width: usize,
 }
 
-impl Scales {
-    fn over(candidates: &[Candidate]) -> Scales {
-        let shapes = || candidates.iter().map(|candidate| candidate.shape);
-        Scales {
-            most_against: shapes().map(|shape| i64::from(shape.against)).max().unwrap_or(0),
-            most_preferred: shapes().map(|shape| shape.preferred).max().unwrap_or(0),
-        }
-    }
-
-    fn weighted(&self, shape: Shape) -> i64 {
-        score::TAINT_WEIGHT * score::normalized_taints(i64::from(shape.against), self.most_against)
-            + score::AFFINITY_WEIGHT * score::normalized_affinity(shape.preferred, self.most_preferred)
+impl Scan {
+    fn keys(&self) -> impl Iterator<Item = (&Key, usize)> + Clone {
+        self.keys.chunks_exact(self.width.max(1)).map(|key| (key, 1))
     }
 }
 
 /// Collects the feasible nodes.
-fn candidates(state: &State, class: &Class, into: &mut Vec<Candidate>) {
-    into.clear();
-    let mut lens = Lens::new(state, class);
+fn candidates(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, into: &mut Scan) {
+    into.nodes.clear();
+    into.keys.clear();
+    into.width = CELLS + topology.width();
     let mut look = |id: NodeId| {
         if !state.ledger.fits(id, &class.demand.takes) {
             return;
         }
         let node = state.node(id);
-        if let Ok(shape) = lens.look(state, class, node) {
-            let own = score::least_allocated(&state.ledger, id, &class.demand)
-                + score::balanced_allocation(&state.ledger, id, &class.demand)
-                + lens.image_score(class, node);
-            into.push(Candidate { id, shape, own });
+        let Ok(shape) = lens.look(state, class, node) else { return };
+        let before = into.keys.len();
+        into.keys.extend([i64::from(shape.against), shape.preferred]);
+        topology.cells(id, &mut into.keys);
+        if topology.judge(class, &into.keys[before + CELLS..]).is_err() {
+            into.keys.truncate(before);
+            return;
         }
+        let own = score::least_allocated(&state.ledger, id, &class.demand)
+            + score::balanced_allocation(&state.ledger, id, &class.demand)
+            + lens.image_score(class, node);
+        into.nodes.push(Candidate { id, own });
     };
     match &class.named {
         Some(names) => names.iter().filter_map(|name| state.row(name)).for_each(&mut look),
@@ -177,16 +190,24 @@ fn candidates(state: &State, class: &Class, into: &mut Vec<Candidate>) {
 
 /// The score vectors of all feasible nodes, in row order.
 pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores)> {
-    let mut feasible = Vec::new();
-    candidates(state, class, &mut feasible);
-    let scales = Scales::over(&feasible);
-    let lens = Lens::new(state, class);
-    let scores = |candidate: &Candidate| Scores {
-        least_allocated: score::least_allocated(&state.ledger, candidate.id, &class.demand),
-        balanced_allocation: score::balanced_allocation(&state.ledger, candidate.id, &class.demand),
-        image_locality: lens.image_score(class, state.node(candidate.id)),
-        taint_toleration: score::normalized_taints(i64::from(candidate.shape.against), scales.most_against),
-        node_affinity: score::normalized_affinity(candidate.shape.preferred, scales.most_preferred),
+    let mut lens = Lens::new(state, class);
+    let topology = Topology::new(state, class, &mut lens);
+    let mut scan = Scan::default();
+    candidates(state, class, &mut lens, &topology, &mut scan);
+    let mut contest = Contest::default();
+    contest.open(class, &topology, scan.keys());
+    let scores = |(at, (candidate, (key, _))): (usize, (&Candidate, (&Key, usize)))| {
+        let marks = contest.marks(at, key);
+        let scores = Scores {
+            least_allocated: score::least_allocated(&state.ledger, candidate.id, &class.demand),
+            balanced_allocation: score::balanced_allocation(&state.ledger, candidate.id, &class.demand),
+            image_locality: lens.image_score(class, state.node(candidate.id)),
+            taint_toleration: marks.taint_toleration,
+            node_affinity: marks.node_affinity,
+            topology_spread: marks.topology_spread,
+            pod_affinity: marks.pod_affinity,
+        };
+        (candidate.id, scores)
     };
-    feasible.iter().map(|candidate| (candidate.id, scores(candidate))).collect()
+    scan.nodes.iter().zip(scan.keys()).enumerate().map(scores).collect()
 }

@@ -2,123 +2,17 @@
 //! ports, everything recomputed for every pod.
 
 mod naive;
+mod random;
 
 use std::sync::Arc;
 
-use kelson_sched::{
-    Cluster, ContainerRequests, Decision, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pod, PodId,
-    PodTemplate, Protocol, Requests, Requirement, Resources, Taint, Toleration, TolerationOperator, Verdict,
-};
+use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Tenure, Verdict};
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-
-const MIB: i64 = 1 << 20;
-
-fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
-    from.choose(rng).cloned().expect("not empty")
-}
-
-fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
-    let mut labels: Vec<(Arc<str>, Arc<str>)> = vec![("host".into(), name.into())];
-    if rng.random_bool(0.8) {
-        labels.push(("zone".into(), pick(rng, &["a", "b", "c"]).into()));
-    }
-    if rng.random_bool(0.5) {
-        labels.push(("cores".into(), pick(rng, &["2", "4", "8", "many"]).into()));
-    }
-    let mut taints = Vec::new();
-    for key in ["gpu", "old", "slow"] {
-        if rng.random_bool(0.25) {
-            let effect = pick(rng, &[Effect::NoSchedule, Effect::PreferNoSchedule, Effect::NoExecute]);
-            taints.push(Taint { key: key.into(), value: pick(rng, &["", "yes"]).into(), effect });
-        }
-    }
-    let mut images = Vec::new();
-    for image in ["web:latest", "db:1", "reg:5000/tool:latest"] {
-        if rng.random_bool(0.3) {
-            images.push((image.into(), pick(rng, &[10, 200, 900]) * MIB));
-        }
-    }
-    let mut allocatable = Resources {
-        milli_cpu: pick(rng, &[0, 500, 1000, 4000]),
-        memory: pick(rng, &[0, 512, 1024, 8192]) * MIB,
-        ephemeral_storage: pick(rng, &[0, 1000, 100_000]),
-        extended: Vec::new(),
-    };
-    if rng.random_bool(0.3) {
-        allocatable.set_extended("example.com/gpu", pick(rng, &[1, 2, 4]));
-    }
-    let pods = pick(rng, &[0, 2, 5, 110]);
-    NodeSpec { name: name.into(), allocatable, pods, labels, taints, unschedulable: rng.random_bool(0.1), images }
-}
-
-fn requirement(rng: &mut StdRng) -> Requirement {
-    let operators =
-        [Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist, Operator::Gt, Operator::Lt];
-    let operator = pick(rng, &operators);
-    let (key, mut values): (&str, Vec<Arc<str>>) = match operator {
-        Operator::Gt | Operator::Lt => ("cores", vec![pick(rng, &["3", "4", "x"]).into()]),
-        Operator::Exists | Operator::DoesNotExist => (pick(rng, &["zone", "cores", "disk"]), vec![]),
-        Operator::In | Operator::NotIn => ("zone", vec![pick(rng, &["a", "b", "nowhere"]).into(), "c".into()]),
-    };
-    values.truncate(rng.random_range(1..=2));
-    Requirement { key: key.into(), operator, values }
-}
-
-fn term(rng: &mut StdRng) -> NodeSelectorTerm {
-    let expressions = (0..rng.random_range(0..3)).map(|_| requirement(rng)).collect();
-    let mut fields = Vec::new();
-    if rng.random_bool(0.2) {
-        let names = (0..rng.random_range(1..3)).map(|_| format!("node-{}", rng.random_range(0..12)).into()).collect();
-        let operator = pick(rng, &[Operator::In, Operator::In, Operator::NotIn]);
-        fields.push(Requirement { key: "metadata.name".into(), operator, values: names });
-    }
-    NodeSelectorTerm { expressions, fields }
-}
-
-fn container(rng: &mut StdRng) -> ContainerRequests {
-    ContainerRequests {
-        milli_cpu: pick(rng, &[None, Some(0), Some(100), Some(300), Some(1500)]),
-        memory: pick(rng, &[None, Some(0), Some(64 * MIB), Some(700 * MIB)]),
-        ephemeral_storage: pick(rng, &[0, 0, 0, 600]),
-        extended: if rng.random_bool(0.1) { vec![("example.com/gpu".into(), 1)] } else { vec![] },
-        sidecar: false,
-    }
-}
-
-fn template(rng: &mut StdRng) -> PodTemplate {
-    let containers: Vec<_> = (0..rng.random_range(1..3)).map(|_| container(rng)).collect();
-    let mut tolerations = Vec::new();
-    for key in ["gpu", "old", "slow", "node.kubernetes.io/unschedulable", ""] {
-        if rng.random_bool(if key.is_empty() { 0.05 } else { 0.3 }) {
-            let operator = pick(rng, &[TolerationOperator::Equal, TolerationOperator::Exists]);
-            let operator = if key.is_empty() { TolerationOperator::Exists } else { operator };
-            let effect = pick(rng, &[None, Some(Effect::NoSchedule), Some(Effect::PreferNoSchedule)]);
-            tolerations.push(Toleration { key: key.into(), operator, value: "yes".into(), effect });
-        }
-    }
-    let mut host_ports = Vec::new();
-    if rng.random_bool(0.2) {
-        for _ in 0..rng.random_range(1..3) {
-            let ip = pick(rng, &["", "0.0.0.0", "10.0.0.1", "10.0.0.2"]).into();
-            let protocol = pick(rng, &[Protocol::Tcp, Protocol::Udp]);
-            host_ports.push(HostPort { protocol, port: pick(rng, &[80, 443]), ip });
-        }
-    }
-    PodTemplate {
-        requests: Requests::of_pod(&containers, &[], None, None),
-        node_name: rng.random_bool(0.03).then(|| "node-1".into()),
-        node_selector: if rng.random_bool(0.15) { vec![("zone".into(), "a".into())] } else { vec![] },
-        required: rng.random_bool(0.25).then(|| (0..rng.random_range(1..3)).map(|_| term(rng)).collect()),
-        preferred: (0..rng.random_range(0..3)).map(|_| (rng.random_range(0..=100), term(rng))).collect(),
-        tolerations,
-        host_ports,
-        images: containers.iter().map(|_| pick(rng, &["web", "db:1", "reg:5000/tool", "none"]).into()).collect(),
-    }
-}
+use random::{label_selector, node, pick, template};
 
 /// Both schedulers, side by side.
 struct Pair {
@@ -126,10 +20,16 @@ struct Pair {
     naive: Naive,
     templates: Vec<Arc<PodTemplate>>,
     next_pod: u64,
+    /// Room everywhere, so that what pods ask of each other decides.
+    roomy: bool,
 }
 
 impl Pair {
-    fn upsert(&mut self, node: NodeSpec) {
+    fn upsert(&mut self, mut node: NodeSpec) {
+        if self.roomy {
+            (node.pods, node.unschedulable) = (110, false);
+            (node.allocatable.milli_cpu, node.allocatable.memory) = (16_000, 64 << 30);
+        }
         self.core.upsert_node(&node);
         self.naive.nodes.retain(|have| have.name != node.name);
         self.naive.nodes.push(node);
@@ -165,7 +65,8 @@ impl Pair {
             .map(|_| {
                 self.next_pod += 1;
                 let template = pick(rng, &self.templates);
-                (Pod { id: PodId(self.next_pod), class: self.core.class(&template) }, template)
+                let priority = pick(rng, &[0, 0, 0, 10, 20]);
+                (Pod { id: PodId(self.next_pod), class: self.core.class(&template), priority }, template)
             })
             .collect();
         let batch: Vec<Pod> = pods.iter().map(|(pod, _)| pod.clone()).collect();
@@ -178,7 +79,8 @@ impl Pair {
                     let chosen = scores.get(&name).unwrap_or_else(|| panic!("{name} is not feasible")).total();
                     let best = scores.values().map(|scores| scores.total()).max();
                     assert_eq!(Some(chosen), best, "{name} was not the best");
-                    self.naive.pods.insert(pod.id, (name, template.clone()));
+                    self.naive.hold(pod.id, &name, template);
+                    self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
                 }
                 Decision::Unschedulable(_) => assert!(scores.is_empty(), "left pending, but fits {:?}", scores.keys()),
             }
@@ -188,13 +90,45 @@ impl Pair {
                 assert_eq!(diagnosis.to_string(), self.naive.message(template));
             }
         }
+        let refused =
+            pods.iter().zip(&decisions).filter(|(_, decision)| matches!(decision, Decision::Unschedulable(_)));
+        for ((pod, template), _) in refused.take(5) {
+            self.preempt(rng, pod, template);
+        }
+    }
+
+    /// The cheapest node is found, with its victims; and once they are gone, the pod goes there.
+    fn preempt(&mut self, rng: &mut StdRng, pod: &Pod, template: &Arc<PodTemplate>) {
+        if !self.naive.scores(template).is_empty() {
+            return;
+        }
+        let found = self.core.preempt(pod);
+        let all = self.naive.preemptions(template, pod.priority);
+        let cheapest = all.values().map(|(cost, _)| *cost).min();
+        assert_eq!(found.as_ref().map(|found| found.cost), cheapest);
+        let Some(found) = found else { return };
+        let name = self.core.node_name(found.node).clone();
+        assert_eq!((found.cost, &found.victims), (all[&name].0, &all[&name].1), "on {name}");
+        if rng.random_bool(0.5) {
+            return;
+        }
+        for victim in &found.victims {
+            self.core.remove_pod(*victim);
+            self.naive.pods.remove(victim);
+        }
+        self.core.nominate(pod, found.node);
+        let decisions = self.core.schedule(std::slice::from_ref(pod));
+        assert!(matches!(decisions[0], Decision::Bound(node) if node == found.node), "{:?}", decisions[0]);
+        self.naive.hold(pod.id, &name, template);
+        self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
     }
 }
 
 fn run(seed: u64, steps: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let templates = (0..6).map(|_| Arc::new(template(&mut rng))).collect();
-    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0 };
+    let roomy = rng.random_bool(0.5);
+    let templates = (0..6).map(|_| Arc::new(template(&mut rng, roomy))).collect();
+    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0, roomy };
     for at in 0..rng.random_range(0..10) {
         pair.upsert(node(&mut rng, &format!("node-{at}")));
     }
@@ -207,8 +141,8 @@ fn run(seed: u64, steps: usize) {
                 // Bound by somebody else, fitting or not, its node known or not.
                 let (id, template) = (PodId(pair.next_pod + 1), pick(&mut rng, &pair.templates));
                 pair.next_pod += 1;
-                pair.core.add_pod(id, &name.as_str().into(), &template);
-                pair.naive.pods.insert(id, (name.as_str().into(), template));
+                pair.core.add_pod(id, &name.as_str().into(), &template, Tenure::default());
+                pair.naive.hold(id, &name.as_str().into(), &template);
             }
             4 | 5 => {
                 let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
@@ -217,9 +151,33 @@ fn run(seed: u64, steps: usize) {
                     pair.naive.pods.remove(id);
                 }
             }
+            7 if rng.random_bool(0.6) => {
+                // Pods start, deletion begins, budgets change, a namespace changes sides.
+                let ids: Vec<PodId> = pair.naive.pods.keys().copied().collect();
+                for (at, id) in ids.choose_multiple(&mut rng, 4).enumerate() {
+                    if let Some(held) = pair.naive.pods.get_mut(id) {
+                        held.terminating |= at % 2 == 0;
+                        held.started = rng.random_range(0..50);
+                        let (priority, started) = (held.priority, held.started);
+                        let tenure = Tenure { priority, started, terminating: held.terminating };
+                        pair.core.add_pod(*id, &held.node, &held.template, tenure);
+                    }
+                }
+                let budget = |rng: &mut StdRng| Budget {
+                    namespace: pick(rng, &["shop", "bank"]).into(),
+                    selector: label_selector(rng),
+                    allowed: rng.random_range(0..3),
+                };
+                pair.naive.budgets = (0..rng.random_range(0..3)).map(|_| budget(&mut rng)).collect();
+                pair.core.set_budgets(pair.naive.budgets.clone());
+                let namespace: Arc<str> = pick(&mut rng, &["shop", "bank", "farm"]).into();
+                let labels: Pairs = vec![("team".into(), pick(&mut rng, &["a", "b"]).into())];
+                pair.core.set_namespace(&namespace, Some(labels.clone()));
+                pair.naive.namespaces.insert(namespace, labels);
+            }
             6 => {
                 let at = rng.random_range(0..pair.templates.len());
-                pair.templates[at] = Arc::new(template(&mut rng));
+                pair.templates[at] = Arc::new(template(&mut rng, roomy));
             }
             _ => {
                 let count = rng.random_range(1..25);
@@ -242,7 +200,7 @@ fn run(seed: u64, steps: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn decisions_equal_the_reference(seed in any::<u64>(), steps in 5..40usize) {

@@ -58,7 +58,7 @@ fn workers_together_fill_the_cluster_and_no_more() {
             .map(|_| {
                 next += 1;
                 let size = rng.random_range(0..sizes.len());
-                (size, Pod { id: PodId(next), class: classes[size].clone() })
+                (size, Pod { id: PodId(next), class: classes[size].clone(), priority: 0 })
             })
             .collect();
         let pods: Vec<Pod> = batch.iter().map(|(_, pod)| pod.clone()).collect();
@@ -106,7 +106,7 @@ fn a_pod_that_is_in_a_batch_twice_is_placed_once() {
         let mut cluster = Cluster::new(workers, 1);
         cluster.upsert_node(&node("n".into(), 1_000_000, 1_000_000, 100_000));
         let class = cluster.class(&template(1, 1));
-        let pods: Vec<Pod> = (0..5000).map(|at| Pod { id: PodId(at / 2), class: class.clone() }).collect();
+        let pods: Vec<Pod> = (0..5000).map(|at| Pod { id: PodId(at / 2), class: class.clone(), priority: 0 }).collect();
         assert!(cluster.schedule(&pods).iter().all(|decision| matches!(decision, Decision::Bound(_))));
         let id = cluster.node("n").expect("present");
         assert_eq!((cluster.pods(), cluster.usage(id).pods), (2500, 2500));
@@ -130,7 +130,7 @@ fn one_daemon_pod_per_node_does_not_look_at_all_nodes() {
             };
             let term = kelson_sched::NodeSelectorTerm { expressions: vec![], fields: vec![name] };
             let template = PodTemplate { required: Some(vec![term]), ..(*template(100, 100)).clone() };
-            Pod { id: PodId(at), class: cluster.class(&Arc::new(template)) }
+            Pod { id: PodId(at), class: cluster.class(&Arc::new(template)), priority: 0 }
         })
         .collect();
     for (at, decision) in cluster.schedule(&pods).into_iter().enumerate() {

@@ -4,19 +4,40 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, PodId, PodTemplate, Requirement, Scores, Taint, Toleration,
-    TolerationOperator,
+    Budget, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate, Requirement, Scores,
+    Taint, Toleration, TolerationOperator,
 };
+
+mod others;
+mod preemption;
 
 #[derive(Default)]
 pub struct Naive {
     pub nodes: Vec<NodeSpec>,
-    pub pods: BTreeMap<PodId, (Arc<str>, Arc<PodTemplate>)>,
+    pub pods: BTreeMap<PodId, Held>,
+    pub namespaces: BTreeMap<Arc<str>, Pairs>,
+    pub budgets: Vec<Budget>,
+}
+
+/// A pod that holds a place.
+pub struct Held {
+    pub node: Arc<str>,
+    pub template: Arc<PodTemplate>,
+    pub terminating: bool,
+    pub priority: i32,
+    pub started: u64,
 }
 
 impl Naive {
+    pub fn hold(&mut self, id: PodId, node: &Arc<str>, template: &Arc<PodTemplate>) {
+        self.pods.insert(
+            id,
+            Held { node: node.clone(), template: template.clone(), terminating: false, priority: 0, started: 0 },
+        );
+    }
+
     fn on<'a>(&'a self, node: &'a NodeSpec) -> impl Iterator<Item = &'a PodTemplate> {
-        self.pods.values().filter(|(name, _)| *name == node.name).map(|(_, template)| &**template)
+        self.pods.values().filter(|held| held.node == node.name).map(|held| &*held.template)
     }
 
     fn sum(&self, node: &NodeSpec, of: impl Fn(&PodTemplate) -> i64) -> i64 {
@@ -65,7 +86,14 @@ impl Naive {
         for (name, wanted) in &asks.extended {
             check(name, *wanted, self.sum(node, |pod| pod.requests.resources.extended(name)), has.extended(name));
         }
-        short
+        if !short.is_empty() {
+            return short;
+        }
+        self.reject_spread(pod, node)
+            .or_else(|| self.reject_affinity(pod, node))
+            .map(String::from)
+            .into_iter()
+            .collect()
     }
 
     /// Score vectors of the feasible nodes.
@@ -82,17 +110,21 @@ impl Naive {
         };
         let most_against = feasible.iter().map(|node| against(node)).max().unwrap_or(0);
         let most_preferred = feasible.iter().map(|node| preferred(node)).max().unwrap_or(0);
-        let score = |node: &&NodeSpec| {
+        let spread = self.spread_scores(pod, &feasible);
+        let affinity = self.affinity_scores(pod, &feasible);
+        let score = |(at, node): (usize, &&NodeSpec)| {
             let scores = Scores {
                 least_allocated: self.least_allocated(pod, node),
                 balanced_allocation: self.balanced_allocation(pod, node),
                 image_locality: self.image_locality(pod, node),
                 taint_toleration: if most_against == 0 { 100 } else { 100 - 100 * against(node) / most_against },
                 node_affinity: if most_preferred == 0 { 0 } else { 100 * preferred(node) / most_preferred },
+                topology_spread: spread[at],
+                pod_affinity: affinity[at],
             };
             (node.name.clone(), scores)
         };
-        feasible.iter().map(score).collect()
+        feasible.iter().enumerate().map(score).collect()
     }
 
     fn least_allocated(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
+use super::eviction::Eviction;
 use super::model::{Binding, Outcome, Report};
 use super::view::PodView;
 
@@ -74,7 +75,35 @@ pub async fn look(client: &Client, binding: &Binding) -> Outcome {
     }
 }
 
-/// Writes the `PodScheduled` condition.
+/// Says on a pod that it makes room for another, and deletes it.
+///
+/// # Errors
+/// The API's; a pod that is gone is none. The pod may stay then.
+pub async fn evict(client: &Client, eviction: &Eviction) -> Result<(), ApiError> {
+    let meta = eviction.victim.meta();
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": timestamp::format(SystemTime::now()),
+    });
+    let patch = json!({ "metadata": { "uid": &*meta.uid }, "status": { "conditions": [condition] } });
+    let patched: Result<IgnoredAny, ApiError> =
+        client.patch(&Gvr::PODS, &meta.namespace, &meta.name, "status", PatchKind::Strategic, &patch).await;
+    match patched {
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let options = json!({ "preconditions": { "uid": &*meta.uid } });
+    match client.delete(&Gvr::PODS, &meta.namespace, &meta.name, &options).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Writes the `PodScheduled` condition, and where room is being made for the pod.
 ///
 /// # Errors
 /// The API's; the report is lost then.
@@ -90,7 +119,10 @@ pub async fn report(client: &Client, report: &Report) -> Result<(), ApiError> {
     if report.view.condition.as_ref().is_none_or(|condition| &*condition.status != "False") {
         condition["lastTransitionTime"] = json!(timestamp::format(SystemTime::now()));
     }
-    let patch = json!({ "metadata": { "uid": &*meta.uid }, "status": { "conditions": [condition] } });
+    let mut patch = json!({ "metadata": { "uid": &*meta.uid }, "status": { "conditions": [condition] } });
+    if let Some(node) = &report.nominated {
+        patch["status"]["nominatedNodeName"] = json!(&**node);
+    }
     let patched: Result<IgnoredAny, ApiError> =
         client.patch(&Gvr::PODS, &meta.namespace, &meta.name, "status", PatchKind::Strategic, &patch).await;
     patched.map(|_| ())

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use super::view::{NodeView, PodView};
+use super::view::{BudgetView, NamespaceView, NodeView, PodView};
 
 /// Changes beyond this many are merged per object, so that at most one is held for each object there is.
 const MERGE_AT: usize = 1 << 16;
@@ -19,9 +19,20 @@ struct Changes<T> {
     merge_at: usize,
 }
 
-/// Nodes and pods.
+/// Everything that has come, by kind.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    pub namespaces: Vec<Delta<NamespaceView>>,
+    pub budgets: Vec<Delta<BudgetView>>,
+    pub nodes: Vec<Delta<NodeView>>,
+    pub pods: Vec<Delta<PodView>>,
+}
+
+/// All kinds.
 #[derive(Debug)]
 pub struct Inbox {
+    namespaces: Mutex<Changes<NamespaceView>>,
+    budgets: Mutex<Changes<BudgetView>>,
     nodes: Mutex<Changes<NodeView>>,
     pods: Mutex<Changes<PodView>>,
     arrived: Notify,
@@ -31,10 +42,24 @@ impl Inbox {
     /// An empty inbox.
     pub fn new() -> Inbox {
         Inbox {
-            nodes: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
-            pods: Mutex::new(Changes { deltas: Vec::new(), merge_at: MERGE_AT }),
+            namespaces: Mutex::new(Changes::new()),
+            budgets: Mutex::new(Changes::new()),
+            nodes: Mutex::new(Changes::new()),
+            pods: Mutex::new(Changes::new()),
             arrived: Notify::new(),
         }
+    }
+
+    /// Adds changes of namespaces.
+    pub fn push_namespaces(&self, deltas: Vec<Delta<NamespaceView>>) {
+        self.namespaces.lock().push(deltas);
+        self.arrived.notify_one();
+    }
+
+    /// Adds changes of disruption budgets.
+    pub fn push_budgets(&self, deltas: Vec<Delta<BudgetView>>) {
+        self.budgets.lock().push(deltas);
+        self.arrived.notify_one();
     }
 
     /// Adds changes of nodes.
@@ -50,8 +75,13 @@ impl Inbox {
     }
 
     /// Takes everything.
-    pub fn take(&self) -> (Vec<Delta<NodeView>>, Vec<Delta<PodView>>) {
-        (self.nodes.lock().take(), self.pods.lock().take())
+    pub fn take(&self) -> Arrivals {
+        Arrivals {
+            namespaces: self.namespaces.lock().take(),
+            budgets: self.budgets.lock().take(),
+            nodes: self.nodes.lock().take(),
+            pods: self.pods.lock().take(),
+        }
     }
 
     /// Returns when something has arrived since the last return.
@@ -61,6 +91,10 @@ impl Inbox {
 }
 
 impl<T: Keyed> Changes<T> {
+    fn new() -> Changes<T> {
+        Changes { deltas: Vec::new(), merge_at: MERGE_AT }
+    }
+
     fn push(&mut self, deltas: Vec<Delta<T>>) {
         if self.deltas.is_empty() {
             self.deltas = deltas;

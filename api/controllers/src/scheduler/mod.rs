@@ -8,8 +8,10 @@
 //! but each would fill nodes unaware of the other until its watch shows the other's bindings.
 
 mod binder;
+mod eviction;
 mod inbox;
 mod model;
+mod others;
 mod raw;
 mod view;
 
@@ -18,15 +20,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kelson_sched::Waits;
-use kelson_wire::kube::{Cache, Client, Gvr, Recorder, Reflector};
+use kelson_wire::kube::{ApiError, Cache, Client, Gvr, Keyed, ListParams, Recorder, Reflector};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use eviction::Eviction;
 use inbox::Inbox;
 pub use model::DEFAULT_SCHEDULER;
 use model::{Binding, Model, Outcome, Report};
-use view::{NodeView, PodView};
+use view::{BudgetView, NamespaceView, NodeView, PodView};
 
 /// Events per second, in the long run, that say that a pod was placed.
 const SCHEDULED_EVENTS: u32 = 20;
@@ -37,6 +40,14 @@ const SMALL_BATCH: usize = 256;
 /// Pause before a binding without an answer is sent again, doubling to [`MAX_RESEND`].
 const MIN_RESEND: Duration = Duration::from_millis(100);
 const MAX_RESEND: Duration = Duration::from_secs(10);
+/// PodDisruptionBudgets.
+const BUDGETS: Gvr = Gvr {
+    group: "policy",
+    version: "v1",
+    resource: "poddisruptionbudgets",
+    kind: "PodDisruptionBudget",
+    namespaced: true,
+};
 /// How long a shutdown waits for the answers of bindings that were sent.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -53,6 +64,8 @@ pub struct Config {
     pub bindings_in_flight: usize,
     /// Status writes of pods that cannot be placed, sent and not answered at most.
     pub reports_in_flight: usize,
+    /// Evictions of pods that make room for others, sent and not answered at most.
+    pub evictions_in_flight: usize,
     /// Backoff and flush of pods that could not be placed.
     pub waits: Waits,
     /// A binding that the API took and the watch has not shown for so long is asked about.
@@ -69,6 +82,7 @@ impl Default for Config {
             batch: 4096,
             bindings_in_flight: 128,
             reports_in_flight: 16,
+            evictions_in_flight: 32,
             waits: Waits::default(),
             confirm_within: Duration::from_secs(30),
             seed: rand::random(),
@@ -80,6 +94,7 @@ impl Default for Config {
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     let inbox = Arc::new(Inbox::new());
     let (nodes, pods) = (Cache::<NodeView>::new(), Cache::<PodView>::new());
+    let (namespaces, budgets) = (Cache::<NamespaceView>::new(), Cache::<BudgetView>::new());
     let mut reflectors = JoinSet::new();
     reflectors.spawn({
         let (reflector, cache, inbox) = (Reflector::all(client.clone(), Gvr::NODES), nodes.clone(), inbox.clone());
@@ -89,10 +104,29 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         let (reflector, cache, inbox) = (Reflector::all(client.clone(), Gvr::PODS), pods.clone(), inbox.clone());
         async move { reflector.run(cache, move |deltas| inbox.push_pods(deltas)).await }
     });
+    reflectors.spawn({
+        let reflector = Reflector::all(client.clone(), Gvr::NAMESPACES);
+        let (cache, inbox) = (namespaces.clone(), inbox.clone());
+        async move { reflector.run(cache, move |deltas| inbox.push_namespaces(deltas)).await }
+    });
+    // A server without budgets has none to respect.
+    let page = ListParams { limit: 1, ..ListParams::default() };
+    let served = client.list::<serde::de::IgnoredAny>(&BUDGETS, "", &page).await;
+    let served = !served.is_err_and(|error| error.is_not_found());
+    if served {
+        let reflector = Reflector::all(client.clone(), BUDGETS);
+        let (cache, inbox) = (budgets.clone(), inbox.clone());
+        reflectors.spawn(async move { reflector.run(cache, move |deltas| inbox.push_budgets(deltas)).await });
+    }
     // Half the truth would place pods on capacity that is taken.
-    let synced = async { tokio::join!(nodes.wait_synced(), pods.wait_synced()) };
+    let synced = async {
+        tokio::join!(nodes.wait_synced(), pods.wait_synced(), namespaces.wait_synced());
+        if served {
+            budgets.wait_synced().await;
+        }
+    };
     tokio::select! {
-        _ = synced => {}
+        () = synced => {}
         () = shutdown.cancelled() => return,
     }
     tracing::info!(nodes = nodes.len(), pods = pods.len(), "scheduler started");
@@ -118,6 +152,7 @@ struct Driver {
     to_resend: BTreeMap<(u64, u64), Binding>,
     bindings: JoinSet<Answer>,
     reports: JoinSet<Result<(), kelson_sched::PodId>>,
+    evictions: JoinSet<(Eviction, Result<(), ApiError>)>,
     scheduled_events: Recorder,
     failed_events: Recorder,
     sequence: u64,
@@ -132,6 +167,7 @@ impl Driver {
             to_resend: BTreeMap::new(),
             bindings: JoinSet::new(),
             reports: JoinSet::new(),
+            evictions: JoinSet::new(),
             scheduled_events: Recorder::new(client.clone(), DEFAULT_SCHEDULER, SCHEDULED_EVENTS),
             failed_events: Recorder::new(client.clone(), DEFAULT_SCHEDULER, FAILED_EVENTS),
             sequence: 0,
@@ -160,6 +196,7 @@ impl Driver {
                 () = self.inbox.arrived() => {}
                 Some(answer) = self.bindings.join_next() => self.answered(answer),
                 Some(told) = self.reports.join_next() => self.told(told),
+                Some(evicted) = self.evictions.join_next() => self.evicted(evicted),
                 () = sleep_until(wake) => {}
             }
         }
@@ -178,9 +215,14 @@ impl Driver {
             self.told(told);
         }
         let now = self.now();
-        let (nodes, pods) = self.inbox.take();
-        nodes.iter().for_each(|delta| self.model.node_changed(delta, now));
-        pods.iter().for_each(|delta| self.model.pod_changed(delta, now));
+        while let Some(evicted) = self.evictions.try_join_next() {
+            self.evicted(evicted);
+        }
+        let arrived = self.inbox.take();
+        arrived.namespaces.iter().for_each(|delta| self.model.namespace_changed(delta, now));
+        arrived.budgets.iter().for_each(|delta| self.model.budget_changed(delta));
+        arrived.nodes.iter().for_each(|delta| self.model.node_changed(delta, now));
+        arrived.pods.iter().for_each(|delta| self.model.pod_changed(delta, now));
     }
 
     /// Places a batch, if pods wait and the last batch is mostly sent. False if the runtime ends.
@@ -247,6 +289,30 @@ impl Driver {
             && let Some(report) = self.model.next_report()
         {
             self.tell(report);
+        }
+        while self.evictions.len() < self.config.evictions_in_flight.max(1)
+            && let Some(eviction) = self.model.next_eviction()
+        {
+            let client = self.client.clone();
+            self.evictions.spawn(async move {
+                let answer = binder::evict(&client, &eviction).await;
+                (eviction, answer)
+            });
+        }
+    }
+
+    fn evicted(&mut self, evicted: Result<(Eviction, Result<(), ApiError>), tokio::task::JoinError>) {
+        match evicted {
+            Ok((eviction, Ok(()))) => {
+                let message = format!("Preempted by pod {} on node {}", eviction.preemptor, eviction.node);
+                self.scheduled_events.event(&eviction.victim.reference(), "Normal", "Preempted", &message);
+            }
+            Ok((eviction, Err(error))) => {
+                tracing::warn!(%error, pod = &*eviction.victim.meta().name, "pod not evicted");
+                self.model.eviction_ended(eviction.id);
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
         }
     }
 

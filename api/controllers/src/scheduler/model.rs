@@ -4,13 +4,14 @@
 //! that the pod is not bound there; an answer that never came is no such word. So nothing that the scheduler does, and
 //! no failure on the way, books a node twice.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kelson_sched::{Cluster, Decision, Diagnosis, Events, NodeId, Pod, PodId, Queue, Waits};
+use kelson_sched::{Budget, Cluster, Decision, Diagnosis, Events, NodeId, Pod, PodId, Queue, Waits};
 use kelson_wire::kube::{Delta, Keyed};
 use rustc_hash::FxHashMap;
 
+use super::eviction::Eviction;
 use super::view::{Condition, NodeView, PodView};
 
 /// The name that a pod without one means.
@@ -34,9 +35,11 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Known {
-    view: Arc<PodView>,
+pub(super) struct Known {
+    pub view: Arc<PodView>,
     stage: Stage,
+    /// Pods that are being evicted for it.
+    pub victims: u32,
     /// The message last reported, so that a pod that waits is not reported again for the same reason.
     reported: Option<Arc<str>>,
 }
@@ -74,14 +77,16 @@ pub struct Report {
     /// `Unschedulable`, or `SchedulerError` where the pod fits and the API refused.
     pub reason: &'static str,
     pub message: Arc<str>,
+    /// The node on which room is being made for it.
+    pub nominated: Option<Arc<str>>,
 }
 
 /// The driver's knowledge.
 pub struct Model {
-    cluster: Cluster,
-    queue: Queue,
+    pub(super) cluster: Cluster,
+    pub(super) queue: Queue,
     scheduler_name: Box<str>,
-    pods: FxHashMap<PodId, Known>,
+    pub(super) pods: FxHashMap<PodId, Known>,
     by_uid: FxHashMap<Arc<str>, PodId>,
     next_id: u64,
     /// Pods whose binding the API took, oldest first, with the time by which the watch should have shown it.
@@ -89,6 +94,10 @@ pub struct Model {
     /// What to tell, the latest for each pod, in the order of `untold`.
     reports: FxHashMap<PodId, Report>,
     untold: VecDeque<PodId>,
+    /// Victims, with the pods that they make room for.
+    pub(super) evicting: FxHashMap<PodId, PodId>,
+    pub(super) evictions: VecDeque<Eviction>,
+    pub(super) budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
 }
 
 impl Model {
@@ -104,6 +113,9 @@ impl Model {
             unconfirmed: VecDeque::new(),
             reports: FxHashMap::default(),
             untold: VecDeque::new(),
+            evicting: FxHashMap::default(),
+            evictions: VecDeque::new(),
+            budgets: BTreeMap::new(),
         }
     }
 
@@ -116,6 +128,7 @@ impl Model {
             }
             None => {
                 self.cluster.remove_node(&delta.latest().spec.name);
+                self.queue.notice(Events::NODE_REMOVED, now);
             }
         }
     }
@@ -142,24 +155,30 @@ impl Model {
             self.next_id += 1;
             let id = PodId(self.next_id);
             self.by_uid.insert(uid.clone(), id);
-            let known = Known { view: view.clone(), stage: Stage::Idle, reported: None };
+            let known = Known { view: view.clone(), stage: Stage::Idle, victims: 0, reported: None };
             self.pods.insert(id, known);
             id
         });
         let Some(known) = self.pods.get_mut(&id) else { return };
         known.view = view.clone();
+        if view.meta().is_terminating() {
+            self.eviction_ended(id);
+        }
+        let Some(known) = self.pods.get_mut(&id) else { return };
         if !view.node_name.is_empty() {
             known.stage = Stage::Bound;
             self.queue.remove(id);
-            if let Some(before) = self.cluster.placed(id) {
-                let moved = self.cluster.node_name(before) != &view.node_name;
-                self.cluster.add_pod(id, &view.node_name, &view.template);
-                if moved {
-                    self.queue.notice(Events::POD_REMOVED, now);
-                }
-            } else {
-                self.cluster.add_pod(id, &view.node_name, &view.template);
+            let before = self.cluster.placed(id);
+            let node = self.cluster.add_pod(id, &view.node_name, &view.template, view.tenure());
+            let mut events = Events::default();
+            if before.is_some_and(|before| before != node) {
+                events |= Events::POD_REMOVED;
             }
+            if before != Some(node) || view.meta().is_terminating() {
+                let class = self.cluster.class(&view.template);
+                events |= if self.cluster.is_counted(&class) { Events::POD_COUNTED } else { Events::default() };
+            }
+            self.queue.notice(events, now);
             return;
         }
         match known.stage {
@@ -184,20 +203,29 @@ impl Model {
             let message = unsupported.to_string().into();
             known.stage = Stage::Idle;
             self.queue.remove(id);
-            self.report(id, UNSCHEDULABLE, &message);
+            self.report(id, UNSCHEDULABLE, &message, None);
             return;
         }
         known.stage = Stage::Pending;
         let class = self.cluster.class(&view.template);
+        if let Some(name) = &view.nominated
+            && self.cluster.nominated(id).is_none()
+            && let Some(node) = self.cluster.node(name)
+        {
+            // By a scheduler before this one.
+            self.cluster.nominate(&Pod { id, class: class.clone(), priority: view.priority }, node);
+        }
         self.queue.add(id, class, view.priority, view.created(), now);
     }
 
     fn forget_pod(&mut self, uid: &Arc<str>, now: u64) {
         let Some(id) = self.by_uid.remove(uid) else { return };
+        self.eviction_ended(id);
         self.pods.remove(&id);
         self.reports.remove(&id);
         self.queue.remove(id);
-        if self.cluster.remove_pod(id).is_some() {
+        let nominated = self.cluster.denominate(id).is_some();
+        if self.cluster.remove_pod(id).is_some() || nominated {
             self.queue.notice(Events::POD_REMOVED, now);
         }
     }
@@ -220,11 +248,16 @@ impl Model {
         }
         let decisions = self.cluster.schedule(&pods);
         let mut bindings = Vec::with_capacity(pods.len());
+        let mut counted = false;
         let mut message: Option<(Arc<Diagnosis>, Arc<str>)> = None;
         for (pod, decision) in pods.iter().zip(decisions) {
             match decision {
-                Decision::Bound(node) => bindings.extend(self.bind(pod, node)),
+                Decision::Bound(node) => {
+                    counted |= self.cluster.is_counted(&pod.class);
+                    bindings.extend(self.bind(pod, node));
+                }
                 Decision::Unschedulable(diagnosis) => {
+                    let nominated = self.make_room(pod);
                     self.queue.reject(pod.id, diagnosis.filters(), now);
                     // Pods of a class share their diagnosis: its text is made once for a run of them.
                     let known = message.take_if(|(of, _)| Arc::ptr_eq(of, &diagnosis));
@@ -233,9 +266,13 @@ impl Model {
                         (diagnosis, text)
                     }));
                     let text = text.clone();
-                    self.report(pod.id, UNSCHEDULABLE, &text);
+                    self.report(pod.id, UNSCHEDULABLE, &text, nominated);
                 }
             }
+        }
+        if counted {
+            // What was refused before these came may have been waiting for them.
+            self.queue.notice(Events::POD_COUNTED, now);
         }
         bindings
     }
@@ -247,7 +284,7 @@ impl Model {
         Some(Binding { id: pod.id, view: known.view.clone(), node, unanswered: 0 })
     }
 
-    fn report(&mut self, id: PodId, reason: &'static str, message: &Arc<str>) {
+    fn report(&mut self, id: PodId, reason: &'static str, message: &Arc<str>, nominated: Option<Arc<str>>) {
         let Some(known) = self.pods.get_mut(&id) else { return };
         // Told before this scheduler started.
         let told_before = |condition: &Condition| {
@@ -258,10 +295,10 @@ impl Model {
             None => known.view.condition.as_deref().is_some_and(told_before),
         };
         known.reported = Some(message.clone());
-        if known_already {
+        if known_already && nominated.is_none() {
             return;
         }
-        let report = Report { id, view: known.view.clone(), reason, message: message.clone() };
+        let report = Report { id, view: known.view.clone(), reason, message: message.clone(), nominated };
         if self.reports.insert(id, report).is_none() {
             self.untold.push_back(id);
         }
@@ -301,7 +338,7 @@ impl Model {
             }
             Outcome::Refused(why) => {
                 self.give_back(id, now);
-                self.report(id, SCHEDULER_ERROR, &why.into());
+                self.report(id, SCHEDULER_ERROR, &why.into(), None);
                 None
             }
             Outcome::Changed(view) if view.meta().uid == binding.view.meta().uid => {

@@ -213,3 +213,62 @@ fn only_pods_that_are_ours_and_ready_are_placed() {
     world.see(&pending("g"), 0);
     assert_eq!(names(&world.schedule(0)), ["g"]);
 }
+
+fn ranked(uid: &str, priority: i32, rest: &str) -> Arc<PodView> {
+    pod(uid, &format!(r#","priority":{priority}{rest}"#))
+}
+
+#[test]
+fn a_pod_of_higher_priority_makes_room_for_itself() {
+    let mut world = World::new(&["n"]);
+    world.see(&ranked("low", 1, r#","nodeName":"n"}"#), 0);
+    world.see(&ranked("never", 9, r#","preemptionPolicy":"Never"}"#), 0);
+    assert!(world.schedule(0).is_empty() && world.model.next_eviction().is_none());
+    world.see(&ranked("high", 10, "}"), 0);
+    assert!(world.schedule(0).is_empty(), "the room is not there yet");
+    let eviction = world.model.next_eviction().expect("the lower one goes");
+    assert_eq!((&*eviction.victim.meta().name, &*eviction.preemptor, &*eviction.node), ("low", "high", "n"));
+    let nominated: Vec<_> = std::iter::from_fn(|| world.model.next_report())
+        .filter_map(|report| Some((report.view.meta().name.to_string(), report.nominated?.to_string())))
+        .collect();
+    assert_eq!(nominated, [("high".to_string(), "n".to_string())]);
+    world.schedule(400_000);
+    assert!(world.model.next_eviction().is_none(), "it is on its way");
+    world.see(&ranked("middle", 5, "}"), 400_000);
+    world.gone(&ranked("low", 1, r#","nodeName":"n"}"#), 500_000);
+    assert_eq!(names(&world.schedule(500_000)), ["high"], "the room is kept for it");
+}
+
+#[test]
+fn an_eviction_that_failed_is_tried_again() {
+    let mut world = World::new(&["n"]);
+    world.see(&ranked("low", 1, r#","nodeName":"n"}"#), 0);
+    world.see(&ranked("high", 10, "}"), 0);
+    world.schedule(0);
+    let eviction = world.model.next_eviction().expect("the lower one goes");
+    world.model.eviction_ended(eviction.id);
+    world.schedule(400_000);
+    assert!(world.model.next_eviction().is_some());
+}
+
+#[test]
+fn a_pod_that_waits_for_company_is_placed_when_it_comes() {
+    let mut world = World::new(&["n", "m"]);
+    let wants = r#","affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[
+        {"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"db"}}}]}}}"#;
+    for name in ["n", "m"] {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","uid":"{name}","labels":{{"zone":"z"}}}},
+                "status":{{"allocatable":{{"cpu":"1","memory":"1Gi","pods":"9"}}}}}}"#
+        );
+        let view: NodeView = serde_json::from_str(&json).unwrap();
+        world.model.node_changed(&Delta { old: None, new: Some(Arc::new(view)) }, 0);
+    }
+    world.see(&pod("web", wants), 0);
+    assert!(world.schedule(0).is_empty());
+    let report = world.model.next_report().expect("told");
+    assert_eq!(&*report.message, "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.");
+    let db = r#"{"metadata":{"name":"db","namespace":"d","uid":"db","labels":{"app":"db"}},"spec":{"nodeName":"n"}}"#;
+    world.see(&Arc::new(serde_json::from_str(db).unwrap()), 2_000);
+    assert_eq!(names(&world.schedule(2_000)), ["web"]);
+}

@@ -128,6 +128,10 @@ pub struct Pod<'a> {
 pub struct PodStatus<'a> {
     #[serde(borrow)]
     pub phase: Text<'a>,
+    #[serde(borrow)]
+    pub start_time: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub nominated_node_name: Text<'a>,
     #[serde(borrow, deserialize_with = "null_default")]
     pub conditions: Vec<Condition<'a>>,
 }
@@ -153,6 +157,8 @@ pub struct PodSpec<'a> {
     #[serde(borrow)]
     pub scheduler_name: Text<'a>,
     pub priority: Option<i32>,
+    #[serde(borrow)]
+    pub preemption_policy: Text<'a>,
     #[serde(deserialize_with = "null_default")]
     pub host_network: bool,
     #[serde(deserialize_with = "null_default")]
@@ -219,8 +225,10 @@ pub struct Port<'a> {
 pub struct Affinity<'a> {
     #[serde(borrow)]
     pub node_affinity: Option<NodeAffinity<'a>>,
-    pub pod_affinity: Option<PodAffinity>,
-    pub pod_anti_affinity: Option<PodAffinity>,
+    #[serde(borrow)]
+    pub pod_affinity: Option<PodAffinity<'a>>,
+    #[serde(borrow)]
+    pub pod_anti_affinity: Option<PodAffinity<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -270,9 +278,46 @@ pub struct Requirement<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodAffinity {
-    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
-    pub required: Vec<IgnoredAny>,
+pub struct PodAffinity<'a> {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution", borrow, deserialize_with = "null_default")]
+    pub required: Vec<PodTerm<'a>>,
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution", borrow, deserialize_with = "null_default")]
+    pub preferred: Vec<PreferredPods<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreferredPods<'a> {
+    #[serde(deserialize_with = "null_default")]
+    pub weight: i32,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub pod_affinity_term: PodTerm<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTerm<'a> {
+    #[serde(borrow)]
+    pub label_selector: Option<LabelSelector<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub namespaces: Vec<Text<'a>>,
+    #[serde(borrow)]
+    pub namespace_selector: Option<LabelSelector<'a>>,
+    #[serde(borrow)]
+    pub topology_key: Text<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub match_label_keys: Vec<Text<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub mismatch_label_keys: Vec<Text<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LabelSelector<'a> {
+    #[serde(borrow)]
+    pub match_labels: Pairs<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub match_expressions: Vec<Requirement<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -293,6 +338,19 @@ pub struct Toleration<'a> {
 pub struct TopologySpread<'a> {
     #[serde(borrow)]
     pub when_unsatisfiable: Text<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub max_skew: i32,
+    #[serde(borrow)]
+    pub topology_key: Text<'a>,
+    #[serde(borrow)]
+    pub label_selector: Option<LabelSelector<'a>>,
+    pub min_domains: Option<i32>,
+    #[serde(borrow)]
+    pub node_affinity_policy: Text<'a>,
+    #[serde(borrow)]
+    pub node_taints_policy: Text<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub match_label_keys: Vec<Text<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -356,4 +414,36 @@ pub struct Image<'a> {
     pub names: Vec<Text<'a>>,
     #[serde(deserialize_with = "null_default")]
     pub size_bytes: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Namespace<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Budget<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub spec: BudgetSpec<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub status: BudgetStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetSpec<'a> {
+    #[serde(borrow)]
+    pub selector: Option<LabelSelector<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    #[serde(deserialize_with = "null_default")]
+    pub disruptions_allowed: i32,
 }

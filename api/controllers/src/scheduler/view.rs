@@ -3,20 +3,17 @@
 use std::sync::Arc;
 
 use kelson_sched::{
-    ContainerRequests, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, Protocol, Requests,
-    Requirement, Resources, Taint, Toleration, TolerationOperator,
+    Budget, ContainerRequests, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodTemplate, Protocol,
+    Requests, Requirement, Resources, Taint, Tenure, Toleration, TolerationOperator,
 };
 use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp};
 use serde::{Deserialize, Deserializer};
 
-use super::raw;
+use super::{others, raw};
 
 /// A constraint of a pod that this scheduler does not evaluate. The pod is left pending rather than placed wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    PodAffinity,
-    PodAntiAffinity,
-    TopologySpread,
     /// The claim's name.
     VolumeClaim(Box<str>),
     ResourceClaim,
@@ -25,13 +22,6 @@ pub enum Unsupported {
 impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unsupported::PodAffinity => f.write_str("required pod affinity is not supported by this scheduler"),
-            Unsupported::PodAntiAffinity => {
-                f.write_str("required pod anti-affinity is not supported by this scheduler")
-            }
-            Unsupported::TopologySpread => {
-                f.write_str("topology spread constraints with DoNotSchedule are not supported by this scheduler")
-            }
             Unsupported::VolumeClaim(name) => write!(f, "persistentvolumeclaim \"{name}\" not found"),
             Unsupported::ResourceClaim => f.write_str("resource claims are not supported by this scheduler"),
         }
@@ -58,6 +48,12 @@ pub struct PodView {
     /// Held back by `spec.schedulingGates`.
     pub gated: bool,
     pub priority: i32,
+    /// `status.startTime` in milliseconds since 1970, 0 before it starts.
+    started: u64,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// `status.nominatedNodeName`, if there is one.
+    pub nominated: Option<Box<str>>,
     pub unsupported: Option<Unsupported>,
     /// `PodScheduled` as it stands, unless it is absent or `True`.
     pub condition: Option<Box<Condition>>,
@@ -73,9 +69,12 @@ impl Keyed for PodView {
 impl PodView {
     /// Creation in milliseconds since 1970, 0 if it is not known.
     pub fn created(&self) -> u64 {
-        let created = self.meta.creation_timestamp.as_deref().and_then(timestamp::parse);
-        let since = created.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        self.meta.creation_timestamp.as_deref().map_or(0, millis)
+    }
+
+    /// What its place is worth to it.
+    pub fn tenure(&self) -> Tenure {
+        Tenure { priority: self.priority, started: self.started, terminating: self.meta.is_terminating() }
     }
 
     /// How Events refer to it.
@@ -116,6 +115,57 @@ impl<'de> Deserialize<'de> for NodeView {
     }
 }
 
+/// A namespace.
+#[derive(Debug)]
+pub struct NamespaceView {
+    meta: ObjectMeta,
+    pub labels: Pairs,
+}
+
+impl Keyed for NamespaceView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl<'de> Deserialize<'de> for NamespaceView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NamespaceView, D::Error> {
+        let raw = raw::Namespace::deserialize(deserializer)?;
+        Ok(NamespaceView { meta: meta(&raw.metadata), labels: others::pairs(&raw.metadata.labels) })
+    }
+}
+
+/// A PodDisruptionBudget.
+#[derive(Debug)]
+pub struct BudgetView {
+    meta: ObjectMeta,
+    pub budget: Budget,
+}
+
+impl Keyed for BudgetView {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl<'de> Deserialize<'de> for BudgetView {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BudgetView, D::Error> {
+        let raw = raw::Budget::deserialize(deserializer)?;
+        let budget = Budget {
+            namespace: raw.metadata.namespace.as_str().into(),
+            selector: raw.spec.selector.as_ref().map(others::selector),
+            allowed: raw.status.disruptions_allowed,
+        };
+        Ok(BudgetView { meta: meta(&raw.metadata), budget })
+    }
+}
+
+/// Milliseconds since 1970, 0 for what is no time.
+fn millis(text: &str) -> u64 {
+    let since = timestamp::parse(text).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn meta(raw: &raw::Meta<'_>) -> ObjectMeta {
     ObjectMeta {
         name: raw.name.as_str().into(),
@@ -138,6 +188,9 @@ impl From<raw::Pod<'_>> for PodView {
             ended: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
             gated: !pod.spec.scheduling_gates.is_empty(),
             priority: pod.spec.priority.unwrap_or(0),
+            started: pod.status.start_time.as_deref().map_or(0, millis),
+            never_preempts: pod.spec.preemption_policy == "Never",
+            nominated: Some(&*pod.status.nominated_node_name).filter(|name| !name.is_empty()).map(Into::into),
             unsupported: unsupported(&pod.spec),
             condition: condition.map(|one| {
                 Box::new(Condition {
@@ -146,31 +199,19 @@ impl From<raw::Pod<'_>> for PodView {
                     message: one.message.as_str().into(),
                 })
             }),
-            template: Arc::new(template(&pod.spec)),
+            template: Arc::new(template(&pod.metadata, &pod.spec)),
         }
     }
 }
 
 fn unsupported(spec: &raw::PodSpec<'_>) -> Option<Unsupported> {
-    let affinity = spec.affinity.as_ref();
-    let hard = |rules: Option<&raw::PodAffinity>| rules.is_some_and(|rules| !rules.required.is_empty());
-    if hard(affinity.and_then(|affinity| affinity.pod_affinity.as_ref())) {
-        return Some(Unsupported::PodAffinity);
-    }
-    if hard(affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref())) {
-        return Some(Unsupported::PodAntiAffinity);
-    }
-    // DoNotSchedule is the default.
-    if spec.topology_spread_constraints.iter().any(|one| one.when_unsatisfiable != "ScheduleAnyway") {
-        return Some(Unsupported::TopologySpread);
-    }
     if let Some(claim) = spec.volumes.iter().find_map(|volume| volume.persistent_volume_claim.as_ref()) {
         return Some(Unsupported::VolumeClaim(claim.claim_name.as_str().into()));
     }
     (!spec.resource_claims.is_empty()).then_some(Unsupported::ResourceClaim)
 }
 
-fn template(spec: &raw::PodSpec<'_>) -> PodTemplate {
+fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>) -> PodTemplate {
     let requests = |container: &raw::Container<'_>| {
         let mut requests = container_requests(&container.resources);
         requests.sidecar = container.restart_policy == "Always";
@@ -181,9 +222,7 @@ fn template(spec: &raw::PodSpec<'_>) -> PodTemplate {
     let pod_level = spec.resources.as_ref().map(container_requests);
     let overhead = (!spec.overhead.0.is_empty()).then(|| resources(&spec.overhead).0);
     let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let mut node_selector: Vec<(Arc<str>, Arc<str>)> =
-        spec.node_selector.0.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
-    node_selector.sort_unstable();
+    let node_selector = others::pairs(&spec.node_selector);
     PodTemplate {
         requests: Requests::of_pod(&containers, &init_containers, pod_level.as_ref(), overhead.as_ref()),
         node_name: None,
@@ -197,6 +236,7 @@ fn template(spec: &raw::PodSpec<'_>) -> PodTemplate {
         tolerations: spec.tolerations.iter().filter_map(toleration).collect(),
         host_ports: host_ports(spec),
         images: spec.init_containers.iter().chain(&spec.containers).map(|one| one.image.as_str().into()).collect(),
+        ..others::template(meta, spec)
     }
 }
 
@@ -242,7 +282,7 @@ fn container_requests(list: &raw::Requirements<'_>) -> ContainerRequests {
     }
 }
 
-fn requirement(raw: &raw::Requirement<'_>) -> Requirement {
+pub(super) fn requirement(raw: &raw::Requirement<'_>) -> Requirement {
     // An operator that is not known matches nothing, as `In` without values does.
     let operator = Operator::parse(&raw.operator);
     let values = if operator.is_some() { raw.values.as_slice() } else { &[] };
@@ -386,14 +426,6 @@ mod tests {
                 serde_json::from_str(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#)).unwrap();
             pod.unsupported
         };
-        let rule = r#"{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone"}]}"#;
-        assert_eq!(told(&format!(r#"{{"affinity":{{"podAffinity":{rule}}}}}"#)), Some(Unsupported::PodAffinity));
-        assert_eq!(
-            told(&format!(r#"{{"affinity":{{"podAntiAffinity":{rule}}}}}"#)),
-            Some(Unsupported::PodAntiAffinity)
-        );
-        let spread = r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"DoNotSchedule"}]}"#;
-        assert_eq!(told(spread), Some(Unsupported::TopologySpread));
         assert_eq!(told(r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"ScheduleAnyway"}]}"#), None);
         let claim = told(r#"{"volumes":[{"name":"v"},{"persistentVolumeClaim":{"claimName":"data"}}]}"#).unwrap();
         assert_eq!(claim.to_string(), "persistentvolumeclaim \"data\" not found");

@@ -32,7 +32,13 @@ pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits) {
     let slots = Arc::new(Semaphore::new(PIPELINE));
     loop {
         // First the slot, then the commands: whatever comes in while the disk is busy joins this batch.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let slot = tokio::select! {
+            biased;
+            slot = slots.clone().acquire_owned() => slot,
+            // What is under way may never be applied.
+            () = queue.closed() => return,
+        };
+        let Ok(slot) = slot else { return };
         let Some(first) = queue.next().await else { return };
         let (commands, replies, bytes) = collect(first, &queue, limits);
         let batch = Batch::new(commands, bytes, slot);

@@ -55,6 +55,7 @@ pub(crate) struct Queue {
     max_bytes: usize,
     closed: AtomicBool,
     filled: Notify,
+    shut: Notify,
 }
 
 impl Queue {
@@ -65,6 +66,7 @@ impl Queue {
             max_bytes,
             closed: AtomicBool::new(false),
             filled: Notify::new(),
+            shut: Notify::new(),
         }
     }
 
@@ -145,6 +147,16 @@ impl Queue {
         self.closed.store(true, Ordering::SeqCst);
         self.refuse_all();
         self.filled.notify_one();
+        self.shut.notify_waiters();
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) {
+        // First the notice, so that a close between the look and the wait is not missed.
+        let shut = self.shut.notified();
+        if !self.closed.load(Ordering::SeqCst) {
+            shut.await;
+        }
     }
 
     fn refuse_all(&self) {

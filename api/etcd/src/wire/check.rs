@@ -1,12 +1,15 @@
 //! What must hold for the body of any call.
 
 use bytes::Bytes;
+use kelson_wire::http2::Decoder;
 use kelson_wire::pb::etcdserverpb::RangeResponse;
 use prost::Message;
 use tonic::Status;
 
+use super::head::{Head, Hot};
 use super::message::Gather;
 use super::reply::{self, Reply};
+use super::request::Fields;
 use crate::call::PREFIX;
 use crate::deadline;
 
@@ -20,6 +23,13 @@ pub(crate) fn check(data: &[u8]) {
     let Some((&piece, body)) = data.split_first() else { return };
     // Whatever is said ends after some time, or is refused.
     let _ = deadline::parse(&body[..body.len().min(12)]).map(deadline::after);
+    // As a block of headers it is read or refused, and nothing it may be is kept beyond the bounds.
+    let mut fields = Fields::default();
+    if Decoder::default().decode(body, |name, value| fields.push(name, value)).is_ok()
+        && let Ok(target) = fields.target()
+    {
+        let _ = (Hot::of(&target), Head::read(&fields, None), fields.parts(&target));
+    }
     let whole = gather(body, body.len().max(1));
     let pieces = gather(body, usize::from(piece) + 1);
     assert_eq!(told(&pieces), told(&whole));

@@ -106,6 +106,13 @@ impl Node {
         self.inner.queue.push_for(command, reply).map_err(|e| self.explain(e))
     }
 
+    /// Why a command was not answered whose outcome is [`Error::Stopped`]: that is known when the node has ended, or not at
+    /// all, when that takes too long.
+    pub async fn end(&self) -> Error {
+        let _ = timeout(self.inner.config.request_timeout, self.stopped()).await;
+        self.explain(Error::Stopped)
+    }
+
     /// How long a caller of [`Node::submit`] is to wait, as [`Node::propose`] does.
     pub fn request_timeout(&self) -> Duration {
         self.inner.config.request_timeout
@@ -308,11 +315,8 @@ impl Node {
         let limit: Duration = self.inner.config.request_timeout;
         match timeout(limit, answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => {
-                // Nobody is left to answer; the reason is known once the node has ended.
-                let _ = timeout(limit, self.stopped()).await;
-                Err(self.explain(Error::Stopped))
-            }
+            // Nobody is left to answer.
+            Ok(Err(_)) => Err(self.end().await),
             Err(_) => Err(Error::Timeout),
         }
     }

@@ -194,6 +194,11 @@ impl KvService {
         if length + validate::ENVELOPE <= most { Ok(()) } else { validate::size(request, most) }
     }
 
+    /// What a client is told whose command was lost with the node.
+    pub(crate) async fn lost(&self) -> Status {
+        self.refused(&self.context.node.end().await)
+    }
+
     /// What a client is told whose command was not decided.
     pub(crate) fn refused(&self, error: &Error) -> Status {
         self.context.refused(error)

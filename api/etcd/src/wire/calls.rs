@@ -266,11 +266,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         else {
             return;
         };
-        let Stage::Submitted { begun, metered, .. } = std::mem::replace(&mut stream.stage, Stage::Sending) else {
+        let Stage::Submitted { begun, metered, deadline, .. } = std::mem::replace(&mut stream.stage, Stage::Sending)
+        else {
             return;
         };
         let shared = self.shared.clone();
         let kv = &shared.router.direct;
+        if matches!(outcome, Err(Error::Stopped)) {
+            let kv = kv.clone();
+            return self.wait(id, Box::pin(async move { Err(kv.lost().await) }), metered, deadline);
+        }
         match outcome.map_err(|error| kv.refused(&error)) {
             Err(status) => self.answer(id, Err(status), metered, None),
             Ok(outcome) => match begun {

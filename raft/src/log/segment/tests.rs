@@ -1,6 +1,9 @@
 //! The log on disk against a log in memory, and what of it survives a power cut.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use proptest::prelude::*;
 
@@ -103,12 +106,25 @@ fn content(disk: &SegmentDisk) -> Content {
     content
 }
 
+/// Copies what a log has on disk. A spare file may get its name meanwhile: then the copy begins anew.
 fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    let mut copied = Vec::new();
+    while let Err(error) = copy_once(from, to, &mut copied) {
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        copied.drain(..).for_each(|file| fs::remove_file(file).unwrap());
+    }
+}
+
+fn copy_once(from: &Path, to: &Path, copied: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let file = to.join(entry.file_name());
+            fs::copy(entry.path(), &file)?;
+            copied.push(file);
         }
     }
+    Ok(())
 }
 
 /// The directory `torn` becomes what a power cut leaves of the step from `before` to `after`: of each sector that

@@ -18,10 +18,13 @@ const ENTRY: usize = 32;
 #[error("malformed header block")]
 pub struct Malformed;
 
+/// A name and its value.
+type Field = (Box<[u8]>, Box<[u8]>);
+
 /// One side's table, and the unpacking with it.
 #[derive(Debug)]
 pub struct Decoder {
-    entries: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    entries: VecDeque<Field>,
     size: usize,
     /// What the other side has said that it uses.
     most: usize,

@@ -68,7 +68,7 @@ fn main() {
         drop(node);
         let start = Instant::now();
         let node = Node::open(config).await.expect("a node");
-        let left = node.lease_remaining(1).unwrap_or(-1);
+        let left = node.lease_remaining(1).await.ok().flatten().unwrap_or(-1);
         println!("open again: {:.2} s, {} MiB, lease 1 has {left} s left", start.elapsed().as_secs_f64(), rss_mib());
 
         clock.jumped_ms.fetch_add(TTL as u64 * 1000, Ordering::SeqCst);

@@ -1,15 +1,26 @@
 //! Linearizable reads of a group of several: all readers that wait share one round of heartbeats.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use openraft::{
     ReadPolicy,
+    async_runtime::WatchReceiver,
     errors::{LinearizableReadError, RaftError},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, timeout},
+};
 
-use crate::{Error, node::Raft};
+use crate::{
+    Error,
+    node::Raft,
+    peer::{Failure, Kind, Roster, message},
+};
+
+/// Pause before a round that found no leader is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 type Reader = oneshot::Sender<Result<(), Error>>;
 
@@ -48,7 +59,7 @@ impl Barrier {
 }
 
 /// Runs rounds for ever. A round begins after its readers joined, or it could miss what they must see.
-pub(crate) async fn run(raft: Raft, barrier: Arc<Barrier>) {
+pub(crate) async fn run(raft: Raft, roster: Arc<Roster>, barrier: Arc<Barrier>) {
     loop {
         barrier.joined.notified().await;
         let readers = match &mut *barrier.waiting.lock() {
@@ -58,12 +69,55 @@ pub(crate) async fn run(raft: Raft, barrier: Arc<Barrier>) {
         if readers.is_empty() {
             continue;
         }
-        let outcome = raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(|_| ()).map_err(|e| refusal(&e));
+        let outcome = round(&raft, &roster).await;
         for reader in readers {
             // A reader that has given up is none of our business.
             let _ = reader.send(outcome.clone());
         }
     }
+}
+
+/// One round: by heartbeats where this member leads, else by asking the leader how far this member must have applied.
+/// Asking again does no harm, so a change of leader is waited for.
+async fn round(raft: &Raft, roster: &Roster) -> Result<(), Error> {
+    let until = Instant::now() + roster.timing.request;
+    loop {
+        let leader = raft.metrics().borrow_watched().current_leader;
+        let left = until.saturating_duration_since(Instant::now());
+        let asked = match leader {
+            Some(leader) if leader != roster.me && roster.hears() => {
+                let link = roster.link(leader);
+                match link.call(roster, Kind::Read, left, |_| ()).await {
+                    Ok(body) => applied(raft, message::number(body).map_err(Error::Storage)?, left).await,
+                    Err(Failure::Refused(error)) => Err(error),
+                    Err(Failure::Unreached(_) | Failure::Lost(_)) => Err(Error::NoLeader),
+                }
+            }
+            Some(leader) if leader == roster.me => {
+                let confirmed = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+                confirmed.map(|_| ()).map_err(|e| refusal(&e))
+            }
+            _ => Err(Error::NoLeader),
+        };
+        match asked {
+            Err(Error::NoLeader | Error::Timeout) if Instant::now() + PAUSE < until => tokio::time::sleep(PAUSE).await,
+            asked => return asked,
+        }
+    }
+}
+
+/// Waits until an entry is applied here.
+pub(crate) async fn applied(raft: &Raft, index: u64, limit: Duration) -> Result<(), Error> {
+    let mut metrics = raft.metrics();
+    let reached = async {
+        loop {
+            if metrics.borrow_watched().last_applied.is_some_and(|id| id.index >= index) {
+                return Ok(());
+            }
+            metrics.changed().await.map_err(|_| Error::Stopped)?;
+        }
+    };
+    timeout(limit, reached).await.unwrap_or(Err(Error::Timeout))
 }
 
 fn refusal(error: &RaftError<crate::types::Types, LinearizableReadError<crate::types::Types>>) -> Error {

@@ -1,7 +1,11 @@
 //! Bytes of the records in the log: `version (1) | crc32 of the rest (4, little endian) | body`.
 //!
 //! Integers are little endian, strings and lists carry a 32-bit length in front. An entry's body is
-//! `term (8) | node (8) | index (8) | kind (1) | payload`, the payload of a batch being what [`Batch`] encoded.
+//! `term (8) | node (8) | index (8) | kind (1) | payload`, the payload of a batch being what [`Batch`] encoded. A batch that
+//! another member than the leader proposed has `node (8) | life (8) | number (8)` in front of that: its [`Origin`].
+//!
+//! Version 1 knew no batches of other members, and no learners by their own wish. It is still read; a record is written
+//! with the lowest version that can hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,20 +13,23 @@ use bytes::Bytes;
 use openraft::{EntryPayload, entry::RaftEntry};
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, Origin},
     log::disk::Record,
     types::{LeaderId, LocalVote, LogEntry, LogId, Membership, Peer, StoredMembership},
 };
 
-const VERSION: u8 = 1;
+/// The newest version of records that this build reads.
+pub(crate) const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 const HEADER: usize = 5;
 
 const BLANK: u8 = 0;
 const COMMANDS: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+const FORWARDED: u8 = 3;
 
 /// Bytes that an entry's record adds to its payload.
-pub(crate) const ENTRY_OVERHEAD: usize = HEADER + 25;
+pub(crate) const ENTRY_OVERHEAD: usize = HEADER + 49;
 
 /// Identity of the member that a log belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +48,18 @@ pub(crate) fn entry_record(entry: &LogEntry) -> Record {
             Bytes::new()
         }
         EntryPayload::Normal(batch) => {
-            head.push(COMMANDS);
+            match batch.origin() {
+                None => head.push(COMMANDS),
+                Some(origin) => {
+                    head[0] = VERSION;
+                    head.push(FORWARDED);
+                    put_origin(&mut head, origin);
+                }
+            }
             batch.encoded().clone()
         }
         EntryPayload::Membership(membership) => {
+            head[0] = VERSION;
             head.push(MEMBERSHIP);
             put_membership(&mut head, membership);
             Bytes::new()
@@ -69,6 +84,10 @@ pub(crate) fn decode_entry(record: &Bytes) -> Result<LogEntry, String> {
     let payload = match body.u8()? {
         BLANK => EntryPayload::Blank,
         COMMANDS => EntryPayload::Normal(Batch::from_log(body.rest())),
+        FORWARDED => {
+            let origin = body.origin()?;
+            EntryPayload::Normal(Batch::forwarded(body.rest(), origin))
+        }
         MEMBERSHIP => EntryPayload::Membership(body.membership()?),
         kind => return Err(format!("unknown kind of entry {kind}")),
     };
@@ -121,6 +140,7 @@ pub(crate) fn decode_identity(record: &Bytes) -> Result<Identity, String> {
 
 pub(crate) fn encode_stored_membership(stored: &StoredMembership) -> Vec<u8> {
     let mut out = start(HEADER + 96);
+    out[0] = VERSION;
     match stored.log_id() {
         None => out.push(0),
         Some(id) => {
@@ -145,7 +165,7 @@ pub(crate) fn decode_stored_membership(record: &Bytes) -> Result<StoredMembershi
 
 fn start(capacity: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(capacity);
-    out.push(VERSION);
+    out.push(FIRST_VERSION);
     out.extend_from_slice(&[0; 4]);
     out
 }
@@ -168,38 +188,38 @@ fn open(record: &Bytes) -> Result<Body, String> {
     if record.len() < HEADER {
         return Err(format!("{} bytes are too short for a record", record.len()));
     }
-    if record[0] != VERSION {
+    if !(FIRST_VERSION..=VERSION).contains(&record[0]) {
         return Err(format!("record version {} where {VERSION} is the newest known", record[0]));
     }
     let body = record.slice(HEADER..);
     if record[1..HEADER] != crc32fast::hash(&body).to_le_bytes() {
         return Err("checksum mismatch".to_owned());
     }
-    Ok(Body(body))
+    Ok(Body { left: body, version: record[0] })
 }
 
-fn put_u64(out: &mut Vec<u8>, value: u64) {
+pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Lengths come from URLs, names and member counts, which never come near 32 bits.
-fn put_len(out: &mut Vec<u8>, len: usize) {
+pub(crate) fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-fn put_str(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_str(out: &mut Vec<u8>, text: &str) {
     put_len(out, text.len());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_strings(out: &mut Vec<u8>, list: &[String]) {
+pub(crate) fn put_strings(out: &mut Vec<u8>, list: &[String]) {
     put_len(out, list.len());
     for text in list {
         put_str(out, text);
     }
 }
 
-fn put_log_id(out: &mut Vec<u8>, id: &LogId) {
+pub(crate) fn put_log_id(out: &mut Vec<u8>, id: &LogId) {
     put_u64(out, id.leader_id.term);
     put_u64(out, id.leader_id.node_id);
     put_u64(out, id.index);
@@ -220,53 +240,68 @@ fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
         put_str(out, &peer.name);
         put_strings(out, &peer.peer_urls);
         put_strings(out, &peer.client_urls);
+        out.push(u8::from(peer.learner));
     }
 }
 
+pub(crate) fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+    put_u64(out, origin.node);
+    put_u64(out, origin.life);
+    put_u64(out, origin.number);
+}
+
 /// What is left to read of a record whose checksum was right.
-struct Body(Bytes);
+pub(crate) struct Body {
+    left: Bytes,
+    version: u8,
+}
 
 impl Body {
-    fn take(&mut self, len: usize) -> Result<Bytes, String> {
-        if self.0.len() < len {
-            return Err("record ends early".to_owned());
-        }
-        Ok(self.0.split_to(len))
+    /// A body without a record around it, of the newest version.
+    pub(crate) fn of(left: Bytes) -> Self {
+        Body { left, version: VERSION }
     }
 
-    fn u8(&mut self) -> Result<u8, String> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, String> {
+        if self.left.len() < len {
+            return Err("record ends early".to_owned());
+        }
+        Ok(self.left.split_to(len))
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, String> {
         Ok(self.take(1)?[0])
     }
 
-    fn u64(&mut self) -> Result<u64, String> {
+    pub(crate) fn u64(&mut self) -> Result<u64, String> {
         let mut raw = [0; 8];
         raw.copy_from_slice(&self.take(8)?);
         Ok(u64::from_le_bytes(raw))
     }
 
     /// A length; never more than what is left, because every element takes at least a byte.
-    fn len(&mut self) -> Result<usize, String> {
+    pub(crate) fn len(&mut self) -> Result<usize, String> {
         let mut raw = [0; 4];
         raw.copy_from_slice(&self.take(4)?);
         let len = u32::from_le_bytes(raw) as usize;
-        if len > self.0.len() { Err("record ends early".to_owned()) } else { Ok(len) }
+        if len > self.left.len() { Err("record ends early".to_owned()) } else { Ok(len) }
     }
 
-    fn string(&mut self) -> Result<String, String> {
+    pub(crate) fn string(&mut self) -> Result<String, String> {
         let len = self.len()?;
         String::from_utf8(self.take(len)?.to_vec()).map_err(|_| "a name or URL is not UTF-8".to_owned())
     }
 
-    fn strings(&mut self) -> Result<Vec<String>, String> {
+    pub(crate) fn strings(&mut self) -> Result<Vec<String>, String> {
         (0..self.len()?).map(|_| self.string()).collect()
     }
 
-    fn log_id(&mut self) -> Result<LogId, String> {
+    pub(crate) fn log_id(&mut self) -> Result<LogId, String> {
         let leader = LeaderId { term: self.u64()?, node_id: self.u64()? };
         Ok(LogId::new(leader, self.u64()?))
     }
 
-    fn membership(&mut self) -> Result<Membership, String> {
+    pub(crate) fn membership(&mut self) -> Result<Membership, String> {
         let mut configs = Vec::new();
         for _ in 0..self.len()? {
             configs.push((0..self.len()?).map(|_| self.u64()).collect::<Result<BTreeSet<u64>, String>>()?);
@@ -274,18 +309,24 @@ impl Body {
         let mut nodes = BTreeMap::new();
         for _ in 0..self.len()? {
             let id = self.u64()?;
-            let peer = Peer { name: self.string()?, peer_urls: self.strings()?, client_urls: self.strings()? };
+            let (name, peer_urls, client_urls) = (self.string()?, self.strings()?, self.strings()?);
+            let learner = if self.version > FIRST_VERSION { self.u8()? == 1 } else { false };
+            let peer = Peer { name, peer_urls, client_urls, learner };
             nodes.insert(id, peer);
         }
         Membership::new(configs, nodes).map_err(|e| e.to_string())
     }
 
-    fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.0)
+    pub(crate) fn origin(&mut self) -> Result<Origin, String> {
+        Ok(Origin { node: self.u64()?, life: self.u64()?, number: self.u64()? })
     }
 
-    fn end(&self) -> Result<(), String> {
-        if self.0.is_empty() { Ok(()) } else { Err(format!("{} bytes too many in record", self.0.len())) }
+    pub(crate) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.left)
+    }
+
+    pub(crate) fn end(&self) -> Result<(), String> {
+        if self.left.is_empty() { Ok(()) } else { Err(format!("{} bytes too many in record", self.left.len())) }
     }
 }
 
@@ -303,6 +344,7 @@ mod tests {
             name: format!("m{n}"),
             peer_urls: vec![format!("http://10.0.0.{n}:2380")],
             client_urls: vec![format!("http://10.0.0.{n}:2379"), format!("http://[::{n}]:2379")],
+            learner: n == 4,
         };
         let nodes: BTreeMap<u64, Peer> = (1..=4).map(|n| (n, peer(n))).collect();
         Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])], nodes).unwrap()
@@ -310,7 +352,10 @@ mod tests {
 
     fn entries() -> Vec<LogEntry> {
         let batch = Batch::from_log(Bytes::from_static(b"some encoded commands"));
-        [EntryPayload::Blank, EntryPayload::Normal(batch), EntryPayload::Membership(membership())]
+        let origin = Origin { node: 4, life: 5, number: 6 };
+        let forwarded = Batch::forwarded(Bytes::from_static(b"another member's commands"), origin);
+        let normal = EntryPayload::Normal;
+        [EntryPayload::Blank, normal(batch), EntryPayload::Membership(membership()), normal(forwarded)]
             .into_iter()
             .map(|payload| LogEntry { log_id: id(3, 9, 77), payload })
             .collect()
@@ -319,7 +364,13 @@ mod tests {
     #[test]
     fn everything_survives_the_round_trip() {
         for entry in entries() {
-            assert_eq!(decode_entry(&encode_entry(&entry).into()).unwrap(), entry);
+            let read = decode_entry(&encode_entry(&entry).into()).unwrap();
+            assert_eq!(read, entry);
+            let origin = |entry: &LogEntry| match &entry.payload {
+                EntryPayload::Normal(batch) => batch.origin().copied(),
+                _ => None,
+            };
+            assert_eq!(origin(&read), origin(&entry));
         }
         for vote in [LocalVote::new(7, 1), LocalVote::new_committed(8, 2)] {
             assert_eq!(decode_vote(&encode_vote(&vote).into()), Ok(vote));
@@ -332,11 +383,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn members_of_the_first_version_are_still_read() {
+        let mut record = start(64);
+        put_log_id(&mut record, &id(1, 1, 4));
+        record.push(MEMBERSHIP);
+        put_len(&mut record, 1);
+        put_len(&mut record, 1);
+        put_u64(&mut record, 7);
+        put_len(&mut record, 1);
+        put_u64(&mut record, 7);
+        put_str(&mut record, "seven");
+        put_strings(&mut record, &[]);
+        put_strings(&mut record, &[]);
+        let read = decode_entry(&seal(record).into()).unwrap();
+        let EntryPayload::Membership(read) = read.payload else { panic!("{read:?}") };
+        let expected = Peer { name: "seven".into(), ..Peer::default() };
+        assert_eq!(read.nodes().collect::<Vec<_>>(), [(&7, &expected)]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn one_flipped_bit_is_an_error(which in 0..3_usize, at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+        fn one_flipped_bit_is_an_error(which in 0..4_usize, at in any::<prop::sample::Index>(), bit in 0..8_u32) {
             let mut record = encode_entry(&entries()[which]);
             let at = at.index(record.len());
             record[at] ^= 1_u8 << bit;

@@ -1,10 +1,16 @@
 //! What a node needs to know before it starts; every bound of this crate has its name here.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
-    Error,
+    Error, Member,
     clock::{Clock, MonotonicClock},
+    peer::Dial,
 };
 
 /// Where a node keeps its log and its state.
@@ -29,6 +35,26 @@ pub struct Config {
     pub peer_urls: Vec<String>,
     /// Where clients reach this member.
     pub client_urls: Vec<String>,
+    /// The members of a new cluster, this one among them: each is opened with the same ones. Empty for a cluster of this
+    /// member alone. Of no meaning where there is data already.
+    pub founders: Vec<Member>,
+    /// Whether this member has been added to a cluster that exists, and waits to hear from it. Of no meaning where there
+    /// is data already.
+    pub joins: bool,
+    /// Whether the data that is there becomes that of a cluster whose only member is this one, whoever were members
+    /// before. What the others have and this one has not is lost.
+    pub force_new_cluster: bool,
+    /// Whether changes of members that would put the quorum at risk are refused.
+    pub strict_reconfig: bool,
+    /// Reaches other members; `None` where there are none.
+    pub dial: Option<Arc<dyn Dial>>,
+    /// Distinguishes this start of the member from all others.
+    pub life: u64,
+    /// Most bytes a second of a state that is sent to a member that is too far behind.
+    pub state_rate: u64,
+    /// Flushes of the state whose log is kept in a cluster of several, so that a member that was away for a while gets
+    /// what it lacks from the log: see `snapshot_entries` and `snapshot_bytes`.
+    pub kept_flushes: usize,
     pub data: Data,
     /// A directory for the log of [`Data::Dir`], in place of `log/` in the data directory.
     pub log_dir: Option<PathBuf>,
@@ -83,6 +109,14 @@ impl Config {
             name,
             peer_urls: Vec::new(),
             client_urls: Vec::new(),
+            founders: Vec::new(),
+            joins: false,
+            force_new_cluster: false,
+            strict_reconfig: true,
+            dial: None,
+            life: random(),
+            state_rate: 64 << 20,
+            kept_flushes: 16,
             data,
             log_dir: None,
             keep_ids: false,
@@ -119,6 +153,9 @@ impl Config {
         if self.snapshot_entries == 0 || self.snapshot_bytes == 0 {
             return wrong("snapshot_entries and snapshot_bytes must not be 0");
         }
+        if !self.founders.is_empty() && !self.founders.iter().any(|member| member.id == self.node_id) {
+            return wrong("this member is not among the founders");
+        }
         if self.heartbeat.as_millis() == 0 || self.election <= self.heartbeat {
             return wrong("the election timeout must be longer than the heartbeat, and that at least 1 ms");
         }
@@ -127,6 +164,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Different at every call: the standard library seeds its hashers so.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// 64-bit FNV-1a of the parts, never 0: ids need to be stable and distinct, not secret.

@@ -20,6 +20,12 @@ pub(crate) struct DataDir {
 const UNFINISHED: &str = "unfinished";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
+/// Where a state from another member is put.
+#[cfg(feature = "rocksdb")]
+pub(crate) const INCOMING: &str = "incoming";
+/// Is there once that is whole, until it has taken the old state's place and the log follows it.
+#[cfg(feature = "rocksdb")]
+const RECEIVED: &str = "received";
 const STATE: &str = "state";
 
 impl DataDir {
@@ -115,6 +121,40 @@ impl DataDir {
         }
     }
 
+    /// Puts a state that has come whole in the place of the old one. Returns whether the log may have to follow it, which
+    /// ends with [`DataDir::settle`]. Whatever happens in between, it begins again at the next start.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn take_received(&self) -> Result<bool, Error> {
+        let failed = |e: &io::Error| Error::Directory {
+            path: self.path.clone(),
+            reason: format!("cannot take a state that has come: {}", plain(e)),
+        };
+        if !self.path.join(RECEIVED).exists() {
+            return Ok(false);
+        }
+        let incoming = self.path.join(INCOMING);
+        if incoming.exists() {
+            let taken = match fs::remove_dir_all(self.state()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => fs::rename(&incoming, self.state()).and_then(|()| self.sync()),
+            };
+            taken.map_err(|e| failed(&e))?;
+        }
+        Ok(true)
+    }
+
+    /// The log follows the state: nothing is left to be done for one that has come.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        let gone = fs::remove_file(self.path.join(RECEIVED)).and_then(|()| self.sync());
+        gone.map_err(|e| Error::Directory { path: self.path.clone(), reason: plain(&e) })
+    }
+
+    #[cfg(not(feature = "rocksdb"))]
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Where the raft log lies.
     #[cfg(feature = "rocksdb")]
     pub(crate) fn log(&self) -> PathBuf {
@@ -130,6 +170,13 @@ impl DataDir {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Says that what is in [`INCOMING`] is whole, on stable storage.
+#[cfg(feature = "rocksdb")]
+pub(crate) fn mark_received(path: &Path) -> io::Result<()> {
+    File::create(path.join(RECEIVED))?.sync_all()?;
+    File::open(path)?.sync_all()
 }
 
 /// An error's text without the number that the standard library appends.

@@ -18,6 +18,46 @@ pub enum Error {
     /// No member has this id. Nothing changed.
     #[error("etcdserver: member not found")]
     NoMember,
+    /// A member with this id is there already. Nothing changed.
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    /// Another member is reached under one of these addresses. Nothing changed.
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    /// After the change too few of the members would be running. Nothing changed.
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Some member with a vote does not answer, so that the change would put the quorum at risk. Nothing changed.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
+    /// The member to be promoted has a vote already. Nothing changed.
+    #[error("etcdserver: can only promote a learner member")]
+    NotALearner,
+    /// The member to be promoted is too far behind. Nothing changed.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    /// No more learners are taken. Nothing changed.
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// A learner serves its status, serializable reads and its snapshot, and nothing else.
+    #[error("etcdserver: rpc not supported for learner")]
+    Learner,
+    /// Only the leader can be asked for this, and this member is not.
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    /// The lead cannot go to a member that is none, or has no vote.
+    #[error("etcdserver: bad leader transferee")]
+    BadTransferee,
+    /// The lead has not changed hands within the election timeout.
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TransferTimeout,
+    /// This member has been removed from its cluster, for ever. The node stops.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
+    /// Another member has sent a whole state because this one was too far behind. The node stops, and when it is opened
+    /// again it goes on from that.
+    #[error("a newer state has come from another member")]
+    Replaced,
     /// The node is shutting down or has stopped. A command that was already accepted may still have taken effect.
     #[error("etcdserver: server stopped")]
     Stopped,

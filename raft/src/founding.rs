@@ -3,7 +3,7 @@
 //! It is marked as unfinished before anything else is written, and stays so until all of it is on stable storage:
 //! a node refuses to open it meanwhile, and whoever founds again begins anew.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use kelson_engine::{Applied, Importer};
@@ -13,9 +13,9 @@ use crate::{
     codec::Identity,
     dir::DataDir,
     log::disk::{Change, Meta},
-    start::Parts,
+    start::{Parts, founders},
     state::{MEMBERSHIP, log_id},
-    types::{LocalVote, Membership, Peer, StoredMembership},
+    types::{LocalVote, Membership, StoredMembership},
 };
 
 /// The log that a founded member has behind it, as far as anybody can tell: one entry, long dropped.
@@ -68,26 +68,24 @@ impl Founding {
         Ok(Importer::new(Arc::clone(&parts.backend), compacted)?)
     }
 
-    /// Completes state and log: a group whose only voter is this member. All of it is on stable storage when this
+    /// Completes state and log: a group of the configuration's founders, or of this member alone. Each founder's directory
+    /// is made from the same state and with the same founders. All of it is on stable storage when this
     /// returns, and [`Node::open`](crate::Node::open) with the same configuration takes it.
     ///
     /// # Errors
     /// As [`Importer::finish`]; [`Error::Storage`]. The directory is gone then.
     pub fn finish(mut self, importer: Importer, revision: i64, compacted: i64) -> Result<(), Error> {
         let parts = self.parts.as_ref().ok_or(Error::Stopped)?;
-        let (node, term) = (self.config.node_id, 1);
+        let peers = founders(&self.config);
+        // Whoever it is, it must be the same one in every founder's log.
+        let (node, term) = (peers.keys().next().copied().unwrap_or(self.config.node_id), 1);
         let applied = Applied { term, node, index: FOUNDED };
         let id = log_id(applied);
-        let peer = Peer {
-            name: self.config.name.clone(),
-            peer_urls: self.config.peer_urls.clone(),
-            client_urls: self.config.client_urls.clone(),
-        };
-        let membership = Membership::new(vec![[node].into()], BTreeMap::from([(node, peer)]));
+        let membership = Membership::new(vec![peers.keys().copied().collect()], peers);
         let membership = StoredMembership::new(Some(id), membership.map_err(|e| Error::Storage(e.to_string()))?);
         let membership = Bytes::from(codec::encode_stored_membership(&membership));
         importer.finish(revision, compacted, applied, &[(MEMBERSHIP, membership)])?;
-        let identity = Identity { cluster: self.config.cluster_id, node };
+        let identity = Identity { cluster: self.config.cluster_id, node: self.config.node_id };
         let records = [
             (Meta::Identity, codec::encode_identity(identity)),
             (Meta::Vote, codec::encode_vote(&LocalVote::new(term, node))),
@@ -95,15 +93,15 @@ impl Founding {
         ];
         let records = records.map(|(name, record)| Change::Meta { name, record });
         parts.disk.write(&records, true).map_err(|e| Error::Storage(e.to_string()))?;
-        let Some(Parts { disk, backend, dir }) = self.parts.take() else { return Ok(()) };
-        drop((disk, backend));
+        let Some(Parts { disk, backend, staging, dir, .. }) = self.parts.take() else { return Ok(()) };
+        drop((disk, backend, staging));
         dir.map_or(Ok(()), DataDir::founded)
     }
 }
 
 impl Drop for Founding {
     fn drop(&mut self) {
-        if let Some(Parts { disk, backend, dir }) = self.parts.take() {
+        if let Some(Parts { disk, backend, dir, .. }) = self.parts.take() {
             // Both keep files open.
             drop((disk, backend));
             if let Some(dir) = dir {

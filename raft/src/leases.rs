@@ -2,7 +2,13 @@
 //! end, at one revision, for everybody. Now and then it proposes to note what long leases have left, so that a restart
 //! or a change of leader does not give them their full time again.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use kelson_engine::{Command, LeaseClock, Outcome, Reader};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
@@ -21,6 +27,8 @@ const YIELD: u32 = 3;
 
 /// The deadlines of this member; those of a member that does not lead mean nothing.
 pub(crate) struct Leases {
+    /// The term of this member's lead that the deadlines are counted for; 0 for none.
+    term: AtomicU64,
     clock: Mutex<LeaseClock>,
     time: Arc<dyn Clock>,
     state: Reader,
@@ -37,7 +45,7 @@ pub(crate) struct Expiry {
 }
 
 /// A renewal that has begun.
-pub(crate) enum Renewal {
+enum Renewal {
     /// The lease has its full time again, in seconds.
     Done(i64),
     /// It has once the state notes nothing else any more.
@@ -48,7 +56,7 @@ impl Leases {
     /// Follows what is applied from now on; [`Leases::start`] adds what the state holds.
     pub(crate) fn new(time: Arc<dyn Clock>, checkpoint: Duration, state: Reader) -> Self {
         let checkpoint = u64::try_from(checkpoint.as_millis()).unwrap_or(u64::MAX);
-        Leases { clock: Mutex::new(LeaseClock::new(checkpoint)), time, state }
+        Leases { term: AtomicU64::new(0), clock: Mutex::new(LeaseClock::new(checkpoint)), time, state }
     }
 
     /// Follows what was applied.
@@ -69,7 +77,8 @@ impl Leases {
     }
 
     /// Gives a lease its full time again; `None` for one that is gone or has run out.
-    pub(crate) fn renew(&self, id: i64, queue: &Queue) -> Result<Option<Renewal>, Error> {
+    fn renew(&self, id: i64, queue: &Queue, term: u64) -> Result<Option<Renewal>, Error> {
+        self.lead(term);
         let mut clock = self.clock.lock();
         let Some(renewal) = clock.renew(id, self.time.now_ms()) else { return Ok(None) };
         if !renewal.noted {
@@ -79,8 +88,9 @@ impl Leases {
         Ok(Some(Renewal::Noting(renewal.ttl, answer)))
     }
 
-    /// Whole seconds that are left.
-    pub(crate) fn remaining(&self, id: i64) -> Option<i64> {
+    /// Whole seconds that are left, in the term in which this member leads.
+    pub(crate) fn remaining(&self, id: i64, term: u64) -> Option<i64> {
+        self.lead(term);
         let left = self.clock.lock().remaining(id, self.time.now_ms())?;
         Some(i64::try_from(left / 1000).unwrap_or(i64::MAX))
     }
@@ -93,25 +103,46 @@ impl Leases {
         clock.sync(self.state.leases(), self.time.now_ms());
     }
 
+    /// As [`Leases::start`], once for each term in which this member leads: what it counted while another led means
+    /// nothing, and must neither end a lease early nor refuse to renew it.
+    pub(crate) fn lead(&self, term: u64) {
+        let mut clock = self.clock.lock();
+        if self.term.swap(term, Ordering::SeqCst) != term {
+            clock.sync(self.state.leases(), self.time.now_ms());
+        }
+    }
+
     /// Leases that have run out, the longest overdue first.
     fn due(&self, most: usize) -> Vec<i64> {
         self.clock.lock().expired(self.time.now_ms(), most)
     }
 
     /// Proposes to note what some leases have left.
-    fn checkpoint(&self, most: usize, queue: &Queue) -> Option<oneshot::Receiver<Result<Outcome, Error>>> {
+    fn checkpoint(&self, most: usize, queue: &Queue, term: u64) -> Option<oneshot::Receiver<Result<Outcome, Error>>> {
         let mut clock = self.clock.lock();
         let mut answer = None;
         // Pushed under the lock: a renewal that finds a checkpoint taken finds it in the queue as well.
         clock.checkpoint(self.time.now_ms(), most, |leases| {
-            answer = queue.push(Command::LeaseCheckpoint { leases }).ok();
+            answer = queue.push_in(Command::LeaseCheckpoint { leases }, term).ok();
             answer.is_some()
         });
         answer
     }
 }
 
-/// Revokes what has run out while this member leads. Made as soon as [`Leases::start`] has started the clock.
+/// Gives a lease its full time again, in the term in which this member leads; returns that in seconds, `None` for a lease
+/// that is gone or has run out.
+pub(crate) async fn renew(leases: &Leases, queue: &Queue, id: i64, term: u64) -> Result<Option<i64>, Error> {
+    let (ttl, answer) = match leases.renew(id, queue, term)? {
+        None => return Ok(None),
+        Some(Renewal::Done(ttl)) => return Ok(Some(ttl)),
+        Some(Renewal::Noting(ttl, answer)) => (ttl, answer),
+    };
+    answer.await.unwrap_or(Err(Error::Stopped))?;
+    Ok(Some(ttl))
+}
+
+/// Revokes what has run out while this member leads.
 pub(crate) struct Revoker {
     pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) queue: Arc<Queue>,
@@ -126,43 +157,36 @@ impl Revoker {
         (now.state == ServerState::Leader).then_some(now.current_term)
     }
 
-    /// Runs for ever; leadership at the moment of the call is that which the clock was started for.
-    pub(crate) fn run(self) -> impl Future<Output = ()> {
-        let mut led = self.leads();
-        async move {
-            let Expiry { every, checkpoints, .. } = self.expiry;
-            let (mut pause, mut noted) = (every, Instant::now());
-            loop {
-                tokio::time::sleep(pause).await;
-                pause = every;
-                let leads = self.leads();
-                if leads != led {
-                    self.leases.start();
-                    led = leads;
+    /// Runs for ever.
+    pub(crate) async fn run(self) {
+        let Expiry { every, checkpoints, .. } = self.expiry;
+        let (mut pause, mut noted) = (every, Instant::now());
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = every;
+            let Some(term) = self.leads() else { continue };
+            self.leases.lead(term);
+            if noted.elapsed() >= every {
+                noted = Instant::now();
+                // A checkpoint that is lost only costs the lease's early end.
+                if let Some(answer) = self.leases.checkpoint(checkpoints, &self.queue, term) {
+                    let _ = answer.await;
                 }
-                if leads.is_none() {
-                    continue;
-                }
-                if noted.elapsed() >= every {
-                    noted = Instant::now();
-                    // A checkpoint that is lost only costs the lease's early end.
-                    if let Some(answer) = self.leases.checkpoint(checkpoints, &self.queue) {
-                        let _ = answer.await;
-                    }
-                }
-                if let Some(took) = self.revoke().await {
-                    pause = (took * YIELD).min(every);
-                }
+            }
+            if let Some(took) = self.revoke(term).await {
+                pause = (took * YIELD).min(every);
             }
         }
     }
 
     /// Revokes one batch; returns how long that took if it was a full one, so that more may be due.
-    async fn revoke(&self) -> Option<Duration> {
+    ///
+    /// Proposed in this term or not at all: who leads in the next one counts the deadlines anew.
+    async fn revoke(&self, term: u64) -> Option<Duration> {
         let start = Instant::now();
         let due = self.leases.due(self.expiry.revokes);
         let is_full = due.len() == self.expiry.revokes;
-        let revoke = |id| self.queue.push(self.leases.state.by_system(Command::LeaseRevoke { id }));
+        let revoke = |id| self.queue.push_in(self.leases.state.by_system(Command::LeaseRevoke { id }), term);
         let answers: Vec<_> = due.into_iter().map(revoke).collect();
         // The clock reports one again that could not be proposed, or whose fate is unknown.
         for answer in answers.into_iter().flatten() {

@@ -12,6 +12,7 @@ mod config;
 mod defrag;
 mod dir;
 mod error;
+mod forward;
 mod founding;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -21,6 +22,7 @@ mod log;
 mod membership;
 mod network;
 mod node;
+mod peer;
 mod proposer;
 mod queue;
 mod start;
@@ -38,6 +40,8 @@ pub use founding::Founding;
 pub use inbox::Inbox;
 #[cfg(feature = "rocksdb")]
 pub use log::segment::has_log;
+pub use membership::Change;
 pub use node::Node;
+pub use peer::{Connection, Dial, Dialing, Found, GREETING, ask};
 pub use stats::{SYNC_BUCKETS_US, SyncStats};
 pub use status::{Member, Status};

@@ -1,69 +1,174 @@
-//! The way to other members. A group of one has none to reach, so every call says that its target is unreachable.
+//! The way to other members, as raft wants it.
 
-use std::future::Future;
+use std::{future::Future, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use kelson_engine::Backend;
 use openraft::{
-    AnyError, RaftNetworkFactory, RaftNetworkV2, Snapshot,
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2, Snapshot,
+    base::{BoxFuture, BoxStream},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
 
 use crate::{
+    peer::{
+        self, Appends, Failure, Kind, Roster,
+        message::{self, Parsed},
+    },
     state::LocalState,
     types::{LeaderId, LocalVote, Peer, Types},
 };
 
-/// Makes connections that reach nobody.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Alone;
+/// Makes the ways to single members.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) roster: Arc<Roster>,
+    /// What is sent to who is too far behind.
+    pub(crate) backend: Arc<dyn Backend>,
+    /// Bytes of it a second.
+    pub(crate) rate: u64,
+}
 
-/// A connection to a member that this one has no transport to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unreached {
+/// The way to one member.
+pub(crate) struct Way {
+    network: Network,
     target: u64,
 }
 
-impl Unreached {
-    fn error(&self) -> Unreachable<Types> {
-        Unreachable::new(&AnyError::error(format!("no transport to member {:x}", self.target)))
+fn unreachable(error: &io::Error) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(error.to_string())))
+}
+
+fn network(why: impl ToString) -> RPCError<Types> {
+    RPCError::Network(NetworkError::new(&AnyError::error(why)))
+}
+
+impl Way {
+    /// Raft asks again by itself, sooner than an answer that is late could come.
+    async fn call<T>(
+        &self,
+        kind: Kind,
+        limit: Duration,
+        body: Vec<u8>,
+        read: impl FnOnce(Bytes) -> Parsed<T>,
+    ) -> Result<T, RPCError<Types>> {
+        let roster = &self.network.roster;
+        match roster.link(self.target).call(roster, kind, limit, |frame| frame.put(&body)).await {
+            Ok(body) => read(body).map_err(network),
+            Err(Failure::Unreached(error)) => Err(unreachable(&error)),
+            Err(Failure::Lost(why)) => Err(network(why)),
+            Err(Failure::Refused(error)) => Err(network(error)),
+        }
     }
 }
 
-impl RaftNetworkFactory<Types> for Alone {
-    type Network = Unreached;
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Way;
 
-    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Unreached {
-        Unreached { target }
+    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Way {
+        Way { network: self.clone(), target }
     }
 }
 
-impl RaftNetworkV2<Types> for Unreached {
+impl RaftNetworkV2<Types> for Way {
     type SnapshotData = LocalState;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(self.error().into())
+        let roster = &self.network.roster;
+        let link = roster.link(self.target);
+        let called = link.call(roster, Kind::Append, option.hard_ttl(), |frame| {
+            message::put_append(frame, &request);
+        });
+        match called.await {
+            Ok(body) => message::appended(body).map_err(network),
+            Err(Failure::Unreached(error)) => Err(unreachable(&error)),
+            Err(Failure::Lost(why)) => Err(network(why)),
+            Err(Failure::Refused(error)) => Err(network(error)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let opened = Appends::open(&self.network.roster, self.target, input).await;
+            let appends = opened.map_err(|error| unreachable(&error))?;
+            let answers = stream::unfold(Some(appends), |open| async move {
+                let mut appends = open?;
+                match appends.next().await? {
+                    Ok(answer) => Some((Ok(answer), Some(appends))),
+                    Err(error) => Some((Err(network(error)), None)),
+                }
+            });
+            Ok(answers.boxed())
+        })
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<Types>,
-        _option: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(self.error().into())
+        let body = message::encode_vote_request(&request);
+        self.call(Kind::Vote, option.hard_ttl(), body, message::vote_answer).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let body = message::encode_vote_request(&request);
+        self.call(Kind::PreVote, option.hard_ttl(), body, message::vote_answer).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let body = message::encode_transfer(&request);
+        self.call(Kind::Transfer, option.hard_ttl(), body, |_| Ok(Ok(()))).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: LocalVote,
-        _snapshot: Snapshot<LeaderId, u64, Peer, LocalState>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: LocalVote,
+        snapshot: Snapshot<LeaderId, u64, Peer, LocalState>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(self.error().into())
+        let Some(last) = snapshot.meta.last_log_id else { return Ok(SnapshotResponse::new(vote)) };
+        let Network { roster, backend, rate } = &self.network;
+        tracing::info!("member {:x} is too far behind: sending it the whole state", self.target);
+        let sent = tokio::select! {
+            sent = peer::send_state(roster, self.target, backend.clone(), (vote, last), *rate) => sent,
+            closed = cancel => return Err(closed.into()),
+        };
+        match sent {
+            Ok(()) => {
+                tracing::info!("member {:x} has the whole state", self.target);
+                Ok(SnapshotResponse::new(vote))
+            }
+            Err(error) => {
+                tracing::warn!("the state could not be sent to member {:x}: {error}", self.target);
+                Err(unreachable(&error).into())
+            }
+        }
     }
 }

@@ -3,7 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use kelson_engine::{Command, Outcome, Reader};
-use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use openraft::{
+    RaftMetrics, ServerState,
+    async_runtime::{Instant as _, WatchReceiver},
+    type_config::alias::WatchReceiverOf,
+};
 use tokio::{
     sync::{
         Notify,
@@ -15,12 +19,14 @@ use tokio::{
 
 use crate::{
     Config, Data, Error, Member, Status,
-    barrier::Barrier,
+    barrier::{self, Barrier},
     defrag::Defrag,
+    forward::Forward,
     inbox::{Inbox, Ticket},
-    leases::{Leases, Renewal},
+    leases::{self, Leases},
     log::LogStore,
-    membership::Update,
+    membership::{Asked, Change},
+    peer::{Connection, Failure, Host, Kind, Roster, message},
     queue::{Queue, Reply},
     start::{self, Parts},
     state::StateMachine,
@@ -42,6 +48,12 @@ pub struct Node {
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    pub(crate) raft: Raft,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) forward: Arc<Forward>,
+    pub(crate) host: Arc<Host>,
+    /// Where the node's tasks run.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) barrier: Arc<Barrier>,
@@ -52,7 +64,7 @@ pub(crate) struct Inner {
     /// Asks for a flush of the state, after which the log in front of it goes.
     pub(crate) flush: Arc<Notify>,
     /// Changes of members that are to be made.
-    pub(crate) updates: mpsc::Sender<Update>,
+    pub(crate) asked: mpsc::Sender<Asked>,
     pub(crate) reader: Reader,
     pub(crate) log: LogStore,
     pub(crate) failure: Arc<OnceLock<Error>>,
@@ -122,10 +134,14 @@ impl Node {
     /// half. Free while this member leads alone, else one round of heartbeats shared with all who wait.
     ///
     /// # Errors
-    /// [`Error::NoLeader`] when another member leads or none does, [`Error::Timeout`], [`Error::Stopped`].
+    /// [`Error::NoLeader`] where none is found within [`Config::request_timeout`], [`Error::Timeout`], [`Error::Learner`],
+    /// [`Error::Stopped`].
     pub async fn read_barrier(&self) -> Result<(), Error> {
         if self.read_is_free() {
             return Ok(());
+        }
+        if self.is_learner() {
+            return Err(Error::Learner);
         }
         self.barrier_round().await
     }
@@ -156,9 +172,9 @@ impl Node {
         let mut status = Status {
             member_id: inner.config.node_id,
             cluster_id: inner.config.cluster_id,
-            leader: metrics.current_leader.unwrap_or(0),
+            leader: self.heard_leader(&metrics),
             is_leader: metrics.state == ServerState::Leader,
-            is_learner: metrics.state == ServerState::Learner,
+            is_learner: is_learner(&metrics, inner.config.node_id),
             term: metrics.current_term,
             index: metrics.last_log_index.unwrap_or(0),
             committed: index(&metrics.local_committed),
@@ -188,13 +204,13 @@ impl Node {
     }
 
     /// All members. This one's name and its addresses for clients are those it was opened with, its addresses for
-    /// members those it was founded with or that [`Node::update_member`] has set since.
+    /// members those it was founded with or that a [`Change`] has set since. A member without a name has not started yet.
     pub fn members(&self) -> Vec<Member> {
         let config = &self.inner.config;
         let membership = self.inner.metrics.borrow_watched().membership_config.clone();
         let voters: Vec<u64> = membership.voter_ids().collect();
         let member = |(id, peer): (&u64, &crate::types::Peer)| {
-            let is_learner = !voters.contains(id);
+            let is_learner = peer.learner && !voters.contains(id);
             let (name, client_urls) = match *id == config.node_id {
                 true => (config.name.clone(), config.client_urls.clone()),
                 false => (peer.name.clone(), peer.client_urls.clone()),
@@ -209,43 +225,174 @@ impl Node {
         self.inner.config.clock.now_ms()
     }
 
-    /// Replaces the addresses under which other members reach a member; every member learns it, and a restart keeps it.
+    /// Serves a stream that another member has opened, until it ends: it must begin with
+    /// [`GREETING`](crate::GREETING). Returns at once.
+    pub fn accept(&self, stream: Box<dyn Connection>) {
+        self.inner.runtime.spawn(self.inner.host.clone().serve(stream));
+    }
+
+    /// Makes a change of members; when this returns it holds for every reader of this member. Can be asked of any member.
     ///
     /// # Errors
-    /// [`Error::NoMember`] for an id that is no member's, else why it could not be ordered.
-    pub async fn update_member(&self, id: u64, peer_urls: Vec<String>) -> Result<(), Error> {
+    /// The rules that it would break, in etcd's words; else why it could not be ordered, or its fate is unknown.
+    pub async fn change_members(&self, change: Change) -> Result<(), Error> {
+        if self.is_learner() { Err(Error::Learner) } else { self.change(change).await }
+    }
+
+    async fn change(&self, change: Change) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        let update = Update { id, peer_urls, reply };
-        self.inner.updates.try_send(update).map_err(|error| match error {
+        self.inner.asked.try_send(Asked { change, reply }).map_err(|error| match error {
             TrySendError::Full(_) => Error::TooManyRequests,
             TrySendError::Closed(_) => self.explain(Error::Stopped),
         })?;
-        self.wait(answer).await
+        let index = self.wait(answer).await?;
+        barrier::applied(&self.inner.raft, index, self.inner.config.request_timeout).await
     }
 
-    /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease or this
-    /// member does not lead. Nearly always without waiting: only where a checkpoint has noted less, that is first taken
-    /// back in the log.
+    /// Lets another member lead; returns when it does.
     ///
     /// # Errors
-    /// As [`Node::propose`], when a checkpoint could not be taken back.
-    pub async fn lease_renew(&self, id: i64) -> Result<Option<i64>, Error> {
+    /// [`Error::NotLeader`], [`Error::BadTransferee`] for who is no member or has no vote, [`Error::TransferTimeout`].
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
         if !self.is_leader() {
-            return Ok(None);
+            return Err(Error::NotLeader);
         }
-        let begun = self.inner.leases.renew(id, &self.inner.queue).map_err(|e| self.explain(e))?;
-        let (ttl, answer) = match begun {
-            None => return Ok(None),
-            Some(Renewal::Done(ttl)) => return Ok(Some(ttl)),
-            Some(Renewal::Noting(ttl, answer)) => (ttl, answer),
+        let votes = self.inner.metrics.borrow_watched().membership_config.voter_ids().any(|id| id == to);
+        if !votes {
+            return Err(Error::BadTransferee);
+        }
+        if to == self.inner.config.node_id {
+            return Ok(());
+        }
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|_| self.explain(Error::Stopped))?;
+        let mut metrics = self.inner.metrics.clone();
+        let moved = async {
+            while metrics.borrow_watched().current_leader != Some(to) {
+                if metrics.changed().await.is_err() {
+                    return Err(Error::Stopped);
+                }
+            }
+            Ok(())
         };
-        self.wait(answer).await?;
-        Ok(Some(ttl))
+        timeout(self.inner.config.election * 2, moved).await.unwrap_or(Err(Error::TransferTimeout))
+    }
+
+    /// Returns when this member takes part: there is a leader, what was committed before the call is applied here, and
+    /// the others know this member's name and where clients reach it. Tries for as long as that takes.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], or what made the node stop.
+    pub async fn joined(&self) -> Result<(), Error> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        loop {
+            match self.take_part().await {
+                Ok(()) => return Ok(()),
+                Err(error @ (Error::Stopped | Error::Removed | Error::Replaced | Error::Storage(_))) => {
+                    return Err(self.explain(error));
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+            if self.inner.ended.borrow().is_some() {
+                return Err(self.explain(Error::Stopped));
+            }
+        }
+    }
+
+    async fn take_part(&self) -> Result<(), Error> {
+        if !self.read_is_free() {
+            self.barrier_round().await?;
+        }
+        let config = &self.inner.config;
+        let (id, name, client_urls) = (config.node_id, config.name.clone(), config.client_urls.clone());
+        let membership = self.inner.metrics.borrow_watched().membership_config.clone();
+        let known = membership.membership().get_node(&id);
+        // A member that is alone has nobody to tell.
+        if membership.nodes().count() == 1 && known.is_some()
+            || known.is_some_and(|peer| peer.name == name && peer.client_urls == client_urls)
+        {
+            return Ok(());
+        }
+        self.change(Change::Publish { id, name, client_urls }).await
+    }
+
+    /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease. Nearly always
+    /// without waiting where this member leads, else by asking the leader: only where a checkpoint has noted less, that
+    /// is first taken back in the log.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`]; as [`Node::propose`], when a checkpoint could not be taken back.
+    pub async fn lease_renew(&self, id: i64) -> Result<Option<i64>, Error> {
+        self.at_leader(Kind::Renew, id).await
     }
 
     /// Seconds that a lease has left, rounded down; `None` when there is no such lease.
-    pub fn lease_remaining(&self, id: i64) -> Option<i64> {
-        self.inner.leases.remaining(id)
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`], where another member leads and cannot be asked.
+    pub async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, Error> {
+        self.at_leader(Kind::Left, id).await
+    }
+
+    /// Asks the leader about a lease, be it this member or another; waits for one where none leads.
+    async fn at_leader(&self, kind: Kind, lease: i64) -> Result<Option<i64>, Error> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        let inner = &*self.inner;
+        let until = tokio::time::Instant::now() + inner.config.request_timeout;
+        if self.is_learner() {
+            return Err(Error::Learner);
+        }
+        loop {
+            if let Some(lead) = inner.forward.lead() {
+                if kind == Kind::Left {
+                    return Ok(inner.leases.remaining(lease, lead.term));
+                }
+                let renewed = leases::renew(&inner.leases, &inner.queue, lease, lead.term);
+                let renewed = timeout(inner.config.request_timeout, renewed).await.unwrap_or(Err(Error::Timeout));
+                return renewed.map_err(|e| self.explain(e));
+            }
+            let leader = self.heard_leader(&inner.metrics.borrow_watched());
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            if leader != 0 {
+                // On the node's own thread, where its streams live.
+                let (roster, link) = (inner.roster.clone(), inner.roster.link(leader));
+                let asking = async move {
+                    let body = message::encode_number(lease.cast_unsigned());
+                    link.call(&roster, kind, left, |frame| frame.put(&body)).await
+                };
+                match inner.runtime.spawn(asking).await.map_err(|_| self.explain(Error::Stopped))? {
+                    Ok(body) => return message::seconds(body).map_err(Error::Storage),
+                    Err(Failure::Refused(Error::NoLeader) | Failure::Unreached(_) | Failure::Lost(_)) => {}
+                    Err(Failure::Refused(error)) => return Err(error),
+                }
+            }
+            if left <= PAUSE || self.inner.ended.borrow().is_some() {
+                return Err(self.explain(if leader == 0 { Error::NoLeader } else { Error::Timeout }));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The leader, if it has been heard lately: by this member, or, where this member leads, by enough others.
+    fn heard_leader(&self, now: &RaftMetrics<Types>) -> u64 {
+        let inner = &*self.inner;
+        let Some(leader) = now.current_leader else { return 0 };
+        let heard = if leader == inner.config.node_id {
+            let alone = now.membership_config.voter_ids().count() == 1;
+            alone || now.last_quorum_acked.is_some_and(|at| at.elapsed() < inner.roster.timing.lead)
+        } else {
+            inner.roster.hears()
+        };
+        if heard { leader } else { 0 }
+    }
+
+    /// Whether this member has no vote and waits to be promoted.
+    pub fn is_learner(&self) -> bool {
+        is_learner(&self.inner.metrics.borrow_watched(), self.inner.config.node_id)
+    }
+
+    /// Whether a leader is known and has been heard lately.
+    pub fn has_leader(&self) -> bool {
+        self.heard_leader(&self.inner.metrics.borrow_watched()) != 0
     }
 
     /// Returns when no compaction has anything left to free here and the files hold nothing of it any more: what etcd
@@ -328,4 +475,10 @@ impl Node {
             (error, _) => error,
         }
     }
+}
+
+/// Whether member `me` has no vote and waits to be promoted; not so one that gets its vote by itself.
+pub(crate) fn is_learner(now: &RaftMetrics<Types>, me: u64) -> bool {
+    now.state == ServerState::Learner
+        && now.membership_config.membership().get_node(&me).is_some_and(|peer| peer.learner)
 }

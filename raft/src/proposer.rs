@@ -1,6 +1,6 @@
 //! Group commit: everything that waits becomes one log entry; the next one forms while this one is on its way to disk.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kelson_engine::Command;
 use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Error,
     batch::Batch,
+    forward::Forward,
     inbox::Inboxes,
     node::Raft,
     queue::{Queue, Reply, Waiting},
@@ -20,6 +21,9 @@ use crate::{
 /// say yet, and small entries beget small ones. Each costs a sync and half a dozen wake-ups, however little is in it.
 const PIPELINE: usize = 1;
 
+/// Pause after raft has refused a batch, before it is proposed again or sent to who leads now.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Bounds of one log entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -28,7 +32,7 @@ pub(crate) struct Limits {
 }
 
 /// Runs until the queue is closed or raft has stopped.
-pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits) {
+pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits, forward: Arc<Forward>) {
     let slots = Arc::new(Semaphore::new(PIPELINE));
     loop {
         // First the slot, then the commands: whatever comes in while the disk is busy joins this batch.
@@ -40,32 +44,80 @@ pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits) {
         };
         let Ok(slot) = slot else { return };
         let Some(first) = queue.next().await else { return };
-        let (commands, replies, bytes) = collect(first, &queue, limits);
+        let Some(lead) = forward.lead() else {
+            forward.send(waiting(first, &queue, limits)).await;
+            continue;
+        };
+        let Collected { commands, replies, bytes, terms } = collect(first, &queue, limits, lead.term);
+        if commands.is_empty() {
+            continue;
+        }
         let batch = Batch::new(commands, bytes, slot);
-        let answer = Callback::new(move |result| answer(result, replies));
+        let (refused, returns, bound) = (batch.clone(), forward.clone(), !terms.is_empty());
+        let answer = Callback::new(move |result| answer(result, replies, (&refused, &terms[..]), &returns));
         // An error here drops the replies, which tells their callers that the node has stopped.
-        if raft.client_write_ff(batch, Some(answer)).await.is_err() {
+        let proposed = match bound {
+            true => raft.write(batch).responder(answer).with_leader(lead).await,
+            false => raft.client_write_ff(batch, Some(answer)).await,
+        };
+        if proposed.is_err() {
             queue.close();
             return;
+        }
+        if forward.was_refused() {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-fn collect(first: Waiting, queue: &Queue, limits: Limits) -> (Vec<Command>, Vec<Reply>, usize) {
-    let places = (queue.len() + 1).min(limits.commands);
-    let (mut commands, mut replies) = (Vec::with_capacity(places), Vec::with_capacity(places));
-    let mut bytes = 0;
-    let mut next = Some(first);
-    while let Some(waiting) = next {
-        bytes += waiting.bytes;
-        commands.push(waiting.command);
-        replies.push(waiting.reply);
-        next = if commands.len() < limits.commands && bytes < limits.bytes { queue.pop() } else { None };
+/// As [`collect`], each with its place to answer.
+fn waiting(first: Waiting, queue: &Queue, limits: Limits) -> Vec<Waiting> {
+    let mut waiting = vec![first];
+    let mut bytes = waiting[0].bytes;
+    while waiting.len() < limits.commands && bytes < limits.bytes {
+        let Some(next) = queue.pop() else { break };
+        bytes += next.bytes;
+        waiting.push(next);
     }
-    (commands, replies, bytes)
+    waiting
 }
 
-fn answer(result: ClientWriteResult<Types>, replies: Vec<Reply>) {
+/// What goes into one entry.
+#[derive(Default)]
+struct Collected {
+    commands: Vec<Command>,
+    replies: Vec<Reply>,
+    bytes: usize,
+    /// The term that each command is bound to; empty when none is.
+    terms: Vec<u64>,
+}
+
+/// What is bound to another term than `term` is refused.
+fn collect(first: Waiting, queue: &Queue, limits: Limits, term: u64) -> Collected {
+    let places = (queue.len() + 1).min(limits.commands);
+    let mut collected =
+        Collected { commands: Vec::with_capacity(places), replies: Vec::with_capacity(places), ..Collected::default() };
+    let mut next = Some(first);
+    while let Some(waiting) = next {
+        if waiting.term != 0 && waiting.term != term {
+            waiting.reply.tell(Err(Error::LeaderChanged));
+            next = queue.pop();
+            continue;
+        }
+        if waiting.term != 0 || !collected.terms.is_empty() {
+            collected.terms.resize(collected.commands.len(), 0);
+            collected.terms.push(waiting.term);
+        }
+        collected.bytes += waiting.bytes;
+        collected.commands.push(waiting.command);
+        collected.replies.push(waiting.reply);
+        let fits = collected.commands.len() < limits.commands && collected.bytes < limits.bytes;
+        next = if fits { queue.pop() } else { None };
+    }
+    collected
+}
+
+fn answer(result: ClientWriteResult<Types>, replies: Vec<Reply>, (batch, terms): (&Batch, &[u64]), forward: &Forward) {
     let mut inboxes = Inboxes::default();
     match result {
         Ok(done) => {
@@ -73,6 +125,8 @@ fn answer(result: ClientWriteResult<Types>, replies: Vec<Reply>) {
                 reply.send(outcome.map_err(Error::Engine), &mut inboxes);
             }
         }
+        // The lead was lost, or is about to be: it is in no log.
+        Err(ClientWriteError::ForwardToLeader(_)) => forward.refused(batch, replies, terms),
         Err(error) => {
             let error = refusal(&error);
             for reply in replies {

@@ -31,6 +31,16 @@ impl Reply {
         }
     }
 
+    /// [`Reply::send`] to one alone.
+    pub(crate) fn tell(self, answer: Result<Outcome, Error>) {
+        self.send(answer, &mut Inboxes::default());
+    }
+
+    /// Whether nobody waits any more. One who waits for many is not asked: what it has given up may take effect late.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self, Reply::One(sender) if sender.is_closed())
+    }
+
     /// For a command that was never let in: its caller is told otherwise.
     fn void(self) {
         match self {
@@ -46,6 +56,16 @@ pub(crate) struct Waiting {
     /// Weight of the command, see [`weight`].
     pub(crate) bytes: usize,
     pub(crate) reply: Reply,
+    /// The term in which this member must lead for the command to make sense; 0 for any, and for any leader.
+    pub(crate) term: u64,
+}
+
+impl Waiting {
+    /// `None` for a command that could not have been put in; see [`Queue::push`].
+    pub(crate) fn new(command: Command, reply: Reply) -> Option<Self> {
+        let bytes = weight(&command).ok()?;
+        Some(Waiting { command, bytes, reply, term: 0 })
+    }
 }
 
 /// Between the callers of [`Node::propose`](crate::Node::propose) and the one proposer.
@@ -85,13 +105,24 @@ impl Queue {
     /// # Errors
     /// As there; then nobody is answered.
     pub(crate) fn push_for(&self, command: Command, reply: Reply) -> Result<(), Error> {
-        self.enter(command, reply).map_err(|(error, reply)| {
+        self.enter(command, reply, 0).map_err(|(error, reply)| {
             reply.void();
             error
         })
     }
 
-    fn enter(&self, command: Command, reply: Reply) -> Result<(), (Error, Reply)> {
+    /// As [`Queue::push`], for what may be proposed only while this member leads in `term`.
+    pub(crate) fn push_in(
+        &self,
+        command: Command,
+        term: u64,
+    ) -> Result<oneshot::Receiver<Result<Outcome, Error>>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.enter(command, Reply::One(reply), term).map_err(|(error, _)| error)?;
+        Ok(answer)
+    }
+
+    fn enter(&self, command: Command, reply: Reply, term: u64) -> Result<(), (Error, Reply)> {
         if self.closed.load(Ordering::SeqCst) {
             return Err((Error::Stopped, reply));
         }
@@ -102,7 +133,7 @@ impl Queue {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // The first one is let in whatever its size, or it could never be proposed.
         let fits = before == 0 || before.saturating_add(bytes) <= self.max_bytes;
-        let waiting = Waiting { command, bytes, reply };
+        let waiting = Waiting { command, bytes, reply, term };
         let entered = if fits { self.waiting.push(waiting) } else { Err(waiting) };
         if let Err(refused) = entered {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -115,6 +146,23 @@ impl Queue {
             self.filled.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes a command back that was popped and has had no effect, unless nobody waits for it any more.
+    pub(crate) fn give_back(&self, waiting: Waiting) {
+        if waiting.reply.is_closed() {
+            return;
+        }
+        self.bytes.fetch_add(waiting.bytes, Ordering::Relaxed);
+        if let Err(waiting) = self.waiting.push(waiting) {
+            self.bytes.fetch_sub(waiting.bytes, Ordering::Relaxed);
+            waiting.reply.tell(Err(Error::TooManyRequests));
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            self.refuse_all();
+        } else {
+            self.filled.notify_one();
+        }
     }
 
     /// The next command, if one waits.

@@ -4,7 +4,7 @@
 //! batch, which costs next to nothing within one thread, and nobody else's work delays them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -16,27 +16,36 @@ use openraft::{ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    Config, Data, Error,
+    Config, Data, Error, Member,
     barrier::{self, Barrier},
     codec::Identity,
     compaction::{self, Compaction},
     defrag::Defrag,
     dir::DataDir,
+    forward::Forward,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
-    membership,
-    network::Alone,
+    membership::{self, Changes},
+    network::Network,
     node::{Inner, Raft},
+    peer::{Host, MemoryStaging, Roster, Staging, Timing},
     proposer::{self, Limits},
     queue::Queue,
-    state::{StateMachine, Thresholds},
-    types::{Peer, Types},
+    state::{StateMachine, Thresholds, log_id},
+    types::{Membership, Peer, Types},
 };
+
+#[cfg(feature = "rocksdb")]
+use crate::peer::DirStaging;
 
 /// What a node stands on.
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) backend: Arc<dyn Backend>,
+    /// Where another member's state is put.
+    pub(crate) staging: Arc<dyn Staging>,
+    /// Whether the state is another member's, so that the log may have to follow it.
+    pub(crate) received: bool,
     /// Kept until the node has stopped.
     pub(crate) dir: Option<DataDir>,
 }
@@ -44,19 +53,24 @@ pub(crate) struct Parts {
 impl Parts {
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         match &config.data {
-            Data::Memory => {
-                Ok(Parts { disk: Arc::new(MemoryDisk::default()), backend: Arc::new(MemoryBackend::new()), dir: None })
-            }
+            Data::Memory => Ok(Parts::of(Arc::new(MemoryDisk::default()), Arc::new(MemoryBackend::new()))),
             Data::Dir(path) => Parts::on_disk(DataDir::open(path)?, config),
         }
+    }
+
+    /// A node on what its maker keeps hold of.
+    pub(crate) fn of(disk: Arc<dyn Disk>, backend: Arc<dyn Backend>) -> Self {
+        Parts { disk, backend, staging: Arc::new(MemoryStaging::default()), received: false, dir: None }
     }
 
     #[cfg(feature = "rocksdb")]
     pub(crate) fn on_disk(dir: DataDir, config: &Config) -> Result<Self, Error> {
         let log = config.log_dir.clone().unwrap_or_else(|| dir.log());
         let disk = log::segment::SegmentDisk::open(&log).map_err(|e| storage(&e))?.with_fsync(config.fsync);
+        let received = dir.take_received()?;
         let backend = kelson_engine::RocksBackend::open(dir.state())?;
-        Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), dir: Some(dir) })
+        let staging = Arc::new(DirStaging { path: dir.path().to_owned() });
+        Ok(Parts { disk: Arc::new(disk), backend: Arc::new(backend), staging, received, dir: Some(dir) })
     }
 
     #[cfg(not(feature = "rocksdb"))]
@@ -102,24 +116,34 @@ pub(crate) async fn on_own_thread(config: Config, parts: Parts) -> Result<Inner,
 }
 
 /// Starts a node on the current runtime. Its background must be run for the node to stop in order.
-async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
+pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
     let engine = Engine::open(parts.backend.clone())?;
     let owner = claim(&config, &parts, &engine)?;
     (config.cluster_id, config.node_id) = (owner.cluster, owner.node);
+    settle(&config, &parts, &engine)?;
     let (log, log_thread) = LogStore::open(parts.disk.clone(), config.log_tail_bytes).map_err(|e| storage(&e))?;
     let reader = engine.reader();
     let leases = Arc::new(Leases::new(config.clock.clone(), config.lease_checkpoint, reader.clone()));
     let wanted = Arc::new(Notify::new());
     let thresholds = Thresholds { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
     let compaction = Arc::new(Compaction::new());
+    let queue = Arc::new(Queue::new(config.max_inflight, config.max_inflight_bytes));
+    let roster = Arc::new(Roster::new(config.node_id, config.cluster_id, timing(&config), config.dial.clone()));
+    let forward = Arc::new(Forward::new(config.life, roster.clone(), queue.clone()));
     let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
-    let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), Alone, log.clone(), machine).await;
+    let machine = machine.tell(forward.clone());
+    let network = Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate };
+    let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), network, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
+    roster.follow(raft.metrics());
+    forward.follow(raft.metrics());
     lead(&raft, &config).await?;
     reader.forget_tokens();
-    leases.start();
+    match forward.lead() {
+        Some(lead) => leases.lead(lead.term),
+        None => leases.start(),
+    }
 
-    let queue = Arc::new(Queue::new(config.max_inflight, config.max_inflight_bytes));
     let barrier = Arc::new(Barrier::new(config.max_inflight));
     let limits = Limits { commands: config.max_batch_commands, bytes: config.max_batch_bytes };
     let revoker = Revoker {
@@ -132,21 +156,41 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
             checkpoints: config.lease_checkpoints,
         },
     };
+    let changes = || Changes { raft: raft.clone(), roster: roster.clone(), strict: config.strict_reconfig };
+    let (asked, asking) = mpsc::channel(membership::MOST);
     let tasks = vec![
-        tokio::spawn(barrier::run(raft.clone(), barrier.clone())),
+        tokio::spawn(barrier::run(raft.clone(), roster.clone(), barrier.clone())),
         tokio::spawn(compaction::run(raft.clone(), compaction.clone())),
-        tokio::spawn(flush_when_wanted(raft.clone(), wanted.clone())),
+        tokio::spawn(flush_when_wanted(raft.clone(), wanted.clone(), config.kept_flushes)),
         tokio::spawn(revoker.run()),
+        tokio::spawn(changes().run(asking)),
     ];
-    let proposer = tokio::spawn(proposer::run(raft.clone(), queue.clone(), limits));
+    let proposer = tokio::spawn(proposer::run(raft.clone(), queue.clone(), limits, forward.clone()));
     let failure = Arc::new(OnceLock::new());
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);
+    let (fail, failing) = mpsc::channel(1);
+    roster.fail_through(fail.clone());
+    let host = Arc::new(Host {
+        raft: raft.clone(),
+        roster: roster.clone(),
+        barrier: barrier.clone(),
+        leases: leases.clone(),
+        queue: queue.clone(),
+        changes: changes(),
+        reader: reader.clone(),
+        staging: parts.staging.clone(),
+        receiving: tokio::sync::Mutex::new(()),
+        fail,
+        stopping: stopping.clone(),
+    });
     let defrag = Defrag::new(reader.clone(), log.clone());
-    let mut background = Background {
+    let background = Background {
         raft: raft.clone(),
         queue: queue.clone(),
         barrier: barrier.clone(),
+        forward: forward.clone(),
+        election: config.election,
         proposer,
         tasks,
         reader: reader.clone(),
@@ -154,22 +198,26 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
         log_thread,
         parts,
         failure: failure.clone(),
+        failing,
         stopping,
         ended: ended_tx,
     };
     let compacting = compaction.subscribe();
-    let (updates, changes) = mpsc::channel(membership::MOST);
-    background.tasks.push(tokio::spawn(membership::run(raft.clone(), changes)));
     let inner = Inner {
+        raft: raft.clone(),
         metrics: raft.metrics(),
         config,
+        roster,
+        forward,
+        host,
+        runtime: tokio::runtime::Handle::current(),
         queue,
         barrier,
         leases,
         compacting,
         defrag,
         flush: wanted,
-        updates,
+        asked,
         reader,
         log,
         failure,
@@ -177,6 +225,55 @@ async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), 
         ended,
     };
     Ok((inner, background))
+}
+
+/// What one waits for on the way to other members, from what an election takes.
+fn timing(config: &Config) -> Timing {
+    Timing {
+        connect: (config.election / 2).max(config.heartbeat),
+        stall: config.election,
+        lead: config.election * 2,
+        request: config.request_timeout,
+    }
+}
+
+/// What the data directory's log still lacks to go with its state: see [`log::follow`] and [`log::isolate`].
+fn settle(config: &Config, parts: &Parts, engine: &Engine) -> Result<(), Error> {
+    let applied = engine.applied().map(log_id);
+    if let (true, Some(applied)) = (parts.received, applied) {
+        log::follow(&*parts.disk, applied).map_err(|e| storage(&e))?;
+        parts.dir.as_ref().map_or(Ok(()), DataDir::settle)?;
+    }
+    let is_founded = applied.is_some() || parts.disk.bounds().map_err(|e| storage(&e))?.is_some();
+    if config.force_new_cluster && is_founded {
+        let peers = BTreeMap::from([(config.node_id, myself(config))]);
+        let alone = Membership::new(vec![[config.node_id].into()], peers);
+        let alone = alone.map_err(|e| Error::Storage(e.to_string()))?;
+        log::isolate(&*parts.disk, applied, alone).map_err(|e| storage(&e))?;
+    }
+    Ok(())
+}
+
+fn myself(config: &Config) -> Peer {
+    Peer {
+        name: config.name.clone(),
+        peer_urls: config.peer_urls.clone(),
+        client_urls: config.client_urls.clone(),
+        learner: false,
+    }
+}
+
+/// The members of the cluster that a configuration founds.
+pub(crate) fn founders(config: &Config) -> BTreeMap<u64, Peer> {
+    if config.founders.is_empty() {
+        return BTreeMap::from([(config.node_id, myself(config))]);
+    }
+    // The same on every founder: what only one of them knows, it publishes when it has started.
+    let peer = |member: &Member| {
+        let Member { id, name, peer_urls, .. } = member.clone();
+        (id, Peer { name, peer_urls, ..Peer::default() })
+    };
+    config.founders.iter().map(peer).collect()
 }
 
 /// Makes sure that log and state are this member's, and that neither is missing beside the other. Returns whose they
@@ -208,18 +305,23 @@ fn claim(config: &Config, parts: &Parts, engine: &Engine) -> Result<Identity, Er
 
 fn settings(config: &Config) -> Result<openraft::Config, Error> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // A follower stands for election one lease and one timeout after it last heard the leader, at the earliest one and a
+    // tenth and at the latest one and a half times the election timeout.
+    let lease = ms(config.election) * 3 / 4;
     let settings = openraft::Config {
         cluster_name: format!("{:x}", config.cluster_id),
         heartbeat_interval: ms(config.heartbeat),
-        election_timeout_min: ms(config.election),
-        election_timeout_max: ms(config.election).saturating_mul(2),
+        election_timeout_min: ms(config.election) * 2 / 5,
+        election_timeout_max: lease,
         enable_pre_vote: Some(true),
         // A restart begins with an election like any other: the new term's first entry commits what the log still
         // holds, and no leader can serve from a state that lacks it.
         enable_leader_restore: Some(false),
         // Flushing the state is triggered by bytes as well as entries, which the policy here cannot express.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // What of the log is dropped is told by `flush_when_wanted`.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        backoff: format!("{}ms", ms(config.heartbeat)),
         purge_batch_size: 1,
         max_payload_entries: 64,
         ..openraft::Config::default()
@@ -227,16 +329,16 @@ fn settings(config: &Config) -> Result<openraft::Config, Error> {
     settings.validate().map_err(|e| Error::Config(e.to_string()))
 }
 
-/// Founds a group of one if there is none yet; a group of one elects its only voter at once, without waiting for a
-/// timeout that could serve no purpose. Returns when the leader has applied the whole log.
+/// Founds the group if there is none yet; a group of one elects its only voter at once, without waiting for a
+/// timeout that could serve no purpose. Returns when that has applied the whole log, or there are others.
 async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
     if !raft.is_initialized().await.map_err(|e| fatal(&e))? {
-        let peer = Peer {
-            name: config.name.clone(),
-            peer_urls: config.peer_urls.clone(),
-            client_urls: config.client_urls.clone(),
-        };
-        let founded = raft.initialize(BTreeMap::from([(config.node_id, peer)])).await;
+        if config.joins {
+            // The leader tells who the members are.
+            return Ok(());
+        }
+        // Every founder founds the same group, in whatever order.
+        let founded = raft.initialize(founders(config)).await;
         founded.map_err(|e| Error::Storage(e.to_string()))?;
     } else if raft.voter_ids().eq([config.node_id]) {
         raft.trigger().elect(false).await.map_err(|e| fatal(&e))?;
@@ -258,21 +360,54 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// Drops the log in front of what is flushed, each time enough has been applied.
-async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>) {
+/// Flushes the state each time enough has been applied, and drops the log in front of that: all of it where this member is
+/// alone, else that in front of an earlier flush, so that others find there what they lack.
+async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, kept: usize) {
+    let mut metrics = raft.metrics();
+    let mut flushes = VecDeque::new();
     loop {
         wanted.notified().await;
+        let due = metrics.borrow_watched().last_applied.map(|id| id.index);
         if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        let flushed = loop {
+            let (snapshot, ended) = {
+                let now = metrics.borrow_watched();
+                (now.snapshot.map(|id| id.index), now.running_state.is_err())
+            };
+            if snapshot >= due {
+                break snapshot;
+            }
+            if ended || metrics.changed().await.is_err() {
+                return;
+            }
+        };
+        let Some(flushed) = flushed else { continue };
+        if flushes.back() != Some(&flushed) {
+            flushes.push_back(flushed);
+        }
+        let alone = metrics.borrow_watched().membership_config.nodes().count() <= 1;
+        let most = if alone { 1 } else { kept.max(1) };
+        while flushes.len() > most {
+            flushes.pop_front();
+        }
+        let upto = if alone || flushes.len() == most { flushes.front().copied() } else { None };
+        if let Some(upto) = upto
+            && raft.trigger().purge_log(upto).await.is_err()
+        {
             return;
         }
     }
 }
 
 /// What runs until the node stops.
-struct Background {
+pub(crate) struct Background {
     raft: Raft,
     queue: Arc<Queue>,
     barrier: Arc<Barrier>,
+    forward: Arc<Forward>,
+    election: Duration,
     proposer: tokio::task::JoinHandle<()>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     reader: Reader,
@@ -280,29 +415,32 @@ struct Background {
     log_thread: LogThread,
     parts: Parts,
     failure: Arc<OnceLock<Error>>,
+    /// Why the node must end, from what this member is told by others.
+    failing: mpsc::Receiver<Error>,
     stopping: watch::Receiver<bool>,
     ended: watch::Sender<Option<Result<(), Error>>>,
 }
 
 /// How a node ended, to be told once nothing of it is left.
-struct End {
+pub(crate) struct End {
     parts: Parts,
     how: Result<(), Error>,
     ended: watch::Sender<Option<Result<(), Error>>>,
 }
 
 impl End {
-    fn tell(self) {
+    pub(crate) fn tell(self) {
         drop(self.parts);
         self.ended.send_replace(Some(self.how));
     }
 }
 
 impl Background {
-    async fn run(mut self) -> End {
+    pub(crate) async fn run(mut self) -> End {
         let failed = tokio::select! {
             _ = self.stopping.wait_for(|stop| *stop) => None,
             failure = failure_of(&self.raft) => Some(failure),
+            Some(failure) = self.failing.recv() => Some(failure),
         };
         if let Some(failure) = failed {
             tracing::error!("the node has stopped: {failure}");
@@ -312,10 +450,12 @@ impl Background {
         // What is in the log already is answered; what still waits for a place is refused.
         self.queue.close();
         let _ = self.proposer.await;
-        settle(&self.raft).await;
+        drain(&self.raft).await;
+        hand_over(&self.raft, self.election).await;
         // Joins the core's task; an error says that it had ended already.
         let _ = self.raft.shutdown().await;
         self.barrier.close();
+        self.forward.close();
         for task in self.tasks {
             task.abort();
         }
@@ -330,7 +470,7 @@ impl Background {
 }
 
 /// Waits until everything in a leader's log is applied, and so answered, unless that takes suspiciously long.
-async fn settle(raft: &Raft) {
+async fn drain(raft: &Raft) {
     const PATIENCE: Duration = Duration::from_secs(5);
     let mut metrics = raft.metrics();
     let settled = async {
@@ -349,6 +489,34 @@ async fn settle(raft: &Raft) {
     };
     if tokio::time::timeout(PATIENCE, settled).await.is_err() {
         tracing::warn!("stopping with commands under way: the disk does not answer");
+    }
+}
+
+/// A leader that goes in order names the follower that has most of the log to lead next, so that nobody waits for an
+/// election timeout.
+async fn hand_over(raft: &Raft, limit: Duration) {
+    let mut metrics = raft.metrics();
+    let me = *raft.node_id();
+    let next = {
+        let now = metrics.borrow_watched();
+        let leads = now.running_state.is_ok() && now.state == ServerState::Leader;
+        let votes: Vec<u64> = now.membership_config.voter_ids().collect();
+        let matched = now.replication.iter().flatten().filter(|(id, _)| **id != me && votes.contains(id));
+        if leads { matched.max_by_key(|(_, at)| **at).map(|(id, _)| *id) } else { None }
+    };
+    let Some(next) = next else { return };
+    if raft.trigger().transfer_leader(next).await.is_err() {
+        return;
+    }
+    let handed = async {
+        while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == me) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(limit, handed).await.is_err() {
+        tracing::warn!("member {next:x} has not taken the lead in time");
     }
 }
 

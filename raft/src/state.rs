@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::{
     codec,
     compaction::Compaction,
+    forward::Forward,
     leases::Leases,
     types::{LeaderId, LogEntry, LogId, Membership, Peer, SnapshotMeta, StoredMembership, Types},
 };
@@ -47,9 +48,11 @@ pub(crate) struct StateMachine {
     /// Told when a threshold is passed.
     wanted: Arc<Notify>,
     snapshot: Arc<Mutex<Option<SnapshotMeta>>>,
+    /// Waits for what this member has sent to the leader.
+    forward: Option<Arc<Forward>>,
 }
 
-/// Stands for the state in the backend: nothing to send, because nobody is there to receive it.
+/// Stands for the state in the backend, which is what another member is sent: see [`crate::network`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalState;
 
@@ -84,7 +87,14 @@ impl StateMachine {
             bytes: 0,
             wanted,
             snapshot: Arc::new(Mutex::new(snapshot)),
+            forward: None,
         })
+    }
+
+    /// Tells `forward` what is applied.
+    pub(crate) fn tell(mut self, forward: Arc<Forward>) -> Self {
+        self.forward = Some(forward);
+        self
     }
 
     fn apply_entry(&mut self, entry: LogEntry) -> Result<crate::types::Replies, io::Error> {
@@ -92,15 +102,23 @@ impl StateMachine {
         if self.last.next_index() > log_id.index {
             return Err(io::Error::other(format!("entry {} is applied already", log_id.index)));
         }
+        if let Some(forward) = &self.forward
+            && self.last.is_none_or(|last| last.leader_id != log_id.leader_id)
+        {
+            forward.observe(log_id.leader_id);
+        }
         let replies = match entry.payload {
             EntryPayload::Blank => self.write(&log_id, &[], &[])?,
             EntryPayload::Membership(membership) => self.adopt(&log_id, membership)?,
             EntryPayload::Normal(batch) => {
                 self.bytes += batch.encoded().len() as u64;
                 let commands = batch.take_commands().map_err(|e| corrupt(&log_id, &e))?;
-                let replies = self.write(&log_id, &commands, &[])?;
+                let mut replies = self.write(&log_id, &commands, &[])?;
                 self.leases.observe(&commands, &replies);
                 batch.release_slot();
+                if let (Some(origin), Some(forward)) = (batch.origin(), &self.forward) {
+                    forward.complete(origin, &mut replies);
+                }
                 replies
             }
         };
@@ -183,8 +201,8 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: LocalState) -> io::Result<()> {
-        // Only a leader that has purged what this member lacks sends a snapshot; with one member there is none.
-        Err(io::Error::new(io::ErrorKind::Unsupported, "receiving another member's state needs replication"))
+        // A state that comes is put beside this one, and the node starts again from it: see `peer::state`.
+        Err(io::Error::new(io::ErrorKind::Unsupported, "another member's state is not installed in a running node"))
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<LocalSnapshot>> {

@@ -7,9 +7,10 @@ use crate::stats::SyncStats;
 pub struct Status {
     pub member_id: u64,
     pub cluster_id: u64,
-    /// The member that leads, 0 when none is known.
+    /// The member that leads, 0 when none is known or it has not been heard for longer than an election takes.
     pub leader: u64,
     pub is_leader: bool,
+    /// Whether this member has no vote and waits to be promoted.
     pub is_learner: bool,
     pub term: u64,
     /// Index of the newest log entry. One entry holds many commands.

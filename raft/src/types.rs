@@ -55,6 +55,9 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) peer_urls: Vec<String>,
     pub(crate) client_urls: Vec<String>,
+    /// Whether it is to have no vote until it is promoted. One without a vote that is none of these gets it as soon as it
+    /// has caught up.
+    pub(crate) learner: bool,
 }
 
 /// Runs a closure with the result of a write, on the task that applied it: a whole batch is answered without a channel

@@ -80,8 +80,9 @@ pub struct Target {
     /// Name of the member.
     #[arg(long, default_value = "default")]
     pub name: String,
-    /// The cluster, as NAME=URL; one member [default: NAME=the peer URLs].
-    #[arg(long, value_name = "NAME=URL")]
+    /// The cluster's members, as NAME=URL,NAME=URL: each makes its data directory from the same snapshot
+    /// [default: NAME=the peer URLs].
+    #[arg(long, value_name = "NAME=URL,...")]
     pub initial_cluster: Option<String>,
     /// The cluster's token: with another one the same URLs make another cluster.
     #[arg(long, default_value = "etcd-cluster", value_name = "TOKEN")]

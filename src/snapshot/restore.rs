@@ -10,7 +10,10 @@ use kelson_raft::{Config, Data, Founding};
 use super::file::{self, Sum};
 use super::{Restore, Target};
 use crate::progress::Progress;
-use crate::store::{cluster, url::Url};
+use crate::store::{
+    cluster::{self, Founded},
+    url::Url,
+};
 
 /// Checks the snapshot and makes a data directory of it.
 pub fn run(options: &Restore) -> Result<()> {
@@ -61,17 +64,20 @@ impl Target {
                 let unknown = "couldn't find local name";
                 bail!("{unknown} {:?} in the initial cluster configuration (--name, --initial-cluster)", self.name)
             };
-            if members.len() > 1 {
-                bail!("--initial-cluster {text}: a cluster of more than one member is not possible yet");
-            }
             if *named != urls {
                 let urls = self.initial_advertise_peer_urls.join(",");
                 bail!("--initial-cluster {text} does not match --initial-advertise-peer-urls {urls}");
             }
         }
-        let (node_id, cluster_id) = cluster::ids(&urls, &self.initial_cluster_token);
+        let members = match &self.initial_cluster {
+            Some(text) => cluster::members(text).map_err(|why| anyhow::anyhow!("--initial-cluster {text}: {why}"))?,
+            None => [(self.name.clone(), urls.clone())].into(),
+        };
+        let Founded { member_id, cluster_id, members, .. } =
+            cluster::founded(&self.name, &members, &self.initial_cluster_token);
         let peer_urls = urls.iter().map(ToString::to_string).collect();
         let folder = self.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", self.name)));
-        Ok(Config { node_id, cluster_id, peer_urls, ..Config::new(&self.name, Data::Dir(folder)) })
+        let (node_id, founders) = (member_id, members);
+        Ok(Config { node_id, cluster_id, peer_urls, founders, ..Config::new(&self.name, Data::Dir(folder)) })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, ToSocketAddrs};
 
+use kelson_raft::{Dial, Member};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::settings::Settings;
@@ -14,6 +15,8 @@ pub struct Founded {
     pub member_id: u64,
     pub cluster_id: u64,
     pub peer_urls: Vec<Url>,
+    /// All members; empty where the cluster exists, and tells itself.
+    pub members: Vec<Member>,
 }
 
 /// Reads `NAME=URL,NAME=URL`; a name that comes several times has several URLs.
@@ -30,11 +33,74 @@ pub fn members(text: &str) -> Result<BTreeMap<String, Vec<Url>>, String> {
     Ok(members)
 }
 
-/// The ids of a new member whose cluster is itself.
+/// The ids of the members of a new cluster, of which this one is one.
 ///
 /// # Errors
-/// etcd's text where `initial-cluster` does not fit the other flags; ours where it has more members than one.
+/// etcd's text where `initial-cluster` does not fit the other flags.
 pub fn found(settings: &Settings) -> Result<Founded, String> {
+    let members = named(settings)?;
+    Ok(founded(&settings.name, &members, &settings.initial_cluster_token))
+}
+
+/// As [`found`], of members that are known by name, this one among them.
+pub fn founded(name: &str, members: &BTreeMap<String, Vec<Url>>, token: &str) -> Founded {
+    let peer_urls = members.get(name).cloned().unwrap_or_default();
+    let member = |(name, urls): (&String, &Vec<Url>)| Member {
+        id: member_id(urls, token),
+        name: name.clone(),
+        peer_urls: urls.iter().map(ToString::to_string).collect(),
+        ..Member::default()
+    };
+    let all: Vec<Member> = members.iter().map(member).collect();
+    let mut ids: Vec<u64> = all.iter().map(|member| member.id).collect();
+    ids.sort_unstable();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+    Founded { member_id: member_id(&peer_urls, token), cluster_id: first_bytes(&bytes), peer_urls, members: all }
+}
+
+/// This member in a cluster that exists, as that describes it.
+///
+/// # Errors
+/// etcd's texts where none of its members answers, or `initial-cluster` names others.
+pub async fn join(settings: &Settings, dial: &dyn Dial) -> Result<Founded, String> {
+    let members = named(settings)?;
+    let others = members.iter().filter(|(name, _)| **name != settings.name).flat_map(|(_, urls)| urls);
+    let mut why = "no other member is named".to_owned();
+    for url in others {
+        match kelson_raft::ask(dial, &url.to_string()).await {
+            Ok(found) => return placed(settings, &members, &found),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(format!(
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs ({why})"
+    ))
+}
+
+fn placed(
+    settings: &Settings,
+    members: &BTreeMap<String, Vec<Url>>,
+    found: &kelson_raft::Found,
+) -> Result<Founded, String> {
+    let invalid = |why: &str| format!("error validating peerURLs {:?}: {why}", settings.initial_cluster);
+    if found.members.len() != members.len() {
+        return Err(invalid("member count is unequal"));
+    }
+    let texts = |urls: &[Url]| urls.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>();
+    let is_at = |member: &&Member, urls: &[Url]| texts(urls) == member.peer_urls.iter().cloned().collect();
+    for urls in members.values() {
+        if !found.members.iter().any(|member| is_at(&member, urls)) {
+            return Err(invalid("unmatched member while checking PeerURLs"));
+        }
+    }
+    let mine = members.get(&settings.name).map(Vec::as_slice).unwrap_or_default();
+    let me = found.members.iter().find(|member| is_at(member, mine));
+    let me = me.ok_or_else(|| invalid("this member is not among them"))?;
+    Ok(Founded { member_id: me.id, cluster_id: found.cluster, peer_urls: mine.to_vec(), members: Vec::new() })
+}
+
+/// The members that `initial-cluster` names, checked as etcd does.
+fn named(settings: &Settings) -> Result<BTreeMap<String, Vec<Url>>, String> {
     let members =
         members(&settings.initial_cluster).map_err(|why| format!("error setting up initial cluster: {why}"))?;
     let name = &settings.name;
@@ -50,28 +116,7 @@ pub fn found(settings: &Settings) -> Result<Founded, String> {
         let pairs = members.iter().flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));
         return Err(format!("initial cluster {} has duplicate url", pairs.collect::<Vec<_>>().join(",")));
     }
-    if settings.initial_cluster_state != "new" {
-        return Err(
-            "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs; \
-                    joining a cluster is not possible yet, begin one with --initial-cluster-state=new"
-                .into(),
-        );
-    }
-    if members.len() > 1 {
-        return Err(format!(
-            "--initial-cluster has {} members ({}); clusters of more than one are not possible yet",
-            members.len(),
-            members.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
-        ));
-    }
-    let (member_id, cluster_id) = ids(urls, &settings.initial_cluster_token);
-    Ok(Founded { member_id, cluster_id, peer_urls: urls.clone() })
-}
-
-/// Ids of the one member with these peer URLs, and of its cluster.
-pub fn ids(urls: &[Url], token: &str) -> (u64, u64) {
-    let member_id = member_id(urls, token);
-    (member_id, first_bytes(&member_id.to_be_bytes()))
+    Ok(members)
 }
 
 /// SHA-1 of the sorted URLs and the token, the first eight bytes of it.
@@ -190,7 +235,7 @@ mod tests {
         assert_eq!((founded.member_id, founded.cluster_id), (0x8e9e_05c5_2164_694d, 0xcdf8_1819_4e3a_8c32));
         // Names are no part of them; URLs and the token are.
         let named = found(&with("a", "a=http://localhost:2380", "http://localhost:2380")).unwrap();
-        assert_eq!(named, founded);
+        assert_eq!((named.member_id, named.cluster_id), (founded.member_id, founded.cluster_id));
         let other = Settings { initial_cluster_token: "other".into(), ..Settings::default() };
         assert_ne!(found(&other).unwrap().member_id, founded.member_id);
     }
@@ -208,7 +253,6 @@ mod tests {
                 "--initial-advertise-peer-urls has http://1.1.1.1:2 but missing from --initial-cluster=",
             ),
             (with("a", "a=http://1.1.1.1:1,b=http://1.1.1.1:1", "http://1.1.1.1:1"), "has duplicate url"),
-            (with("a", "a=http://1.1.1.1:1,b=http://1.1.1.2:1", "http://1.1.1.1:1"), "has 2 members (a, b)"),
             (with("a", "a", "http://1.1.1.1:1"), "error setting up initial cluster: URL scheme must be http"),
         ] {
             let refused = found(&settings).unwrap_err();
@@ -216,8 +260,6 @@ mod tests {
         }
         let resolved = with("a", "a=http://localhost:1", "http://127.0.0.1:1");
         assert!(found(&resolved).is_ok() || place(&resolved.advertise_peer_urls[0]).is_none());
-        let joining = Settings { initial_cluster_state: "existing".into(), ..Settings::default() };
-        assert!(found(&joining).unwrap_err().starts_with("cannot fetch cluster info from peer urls"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::settings::Settings;
 use super::sockets::plain;
 
 /// What this program keeps in a data directory, or a volume has at its top.
-const OURS: &[&str] = &["log", "state", "lock", "unfinished", "fixtures", "pki", "kubeconfig", "lost+found"];
+const OURS: &[&str] =
+    &["log", "state", "lock", "unfinished", "incoming", "received", "fixtures", "pki", "kubeconfig", "lost+found"];
 
 /// How a data directory was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

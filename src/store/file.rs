@@ -378,7 +378,7 @@ feature-gates: PriorityRequest=true
         assert_eq!((tls.cert_file.as_str(), tls.key_file.as_str(), tls.trusted_ca_file.as_str()), ("/c", "/k", "/ca"));
         assert!(tls.client_cert_auth && settings.reuse_port && settings.features.enabled("PriorityRequest"));
         assert_eq!(settings.peer_tls.allowed_cn, ["a", "b"]);
-        assert!(settings.is_set("name") && settings.without_effect.contains("strict-reconfig-check"));
+        assert!(settings.is_set("name") && !settings.strict_reconfig);
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Clustering, "discovery-proxy", Text, "", Nothing, "Proxy for discovery of the second kind, which is gone."),
     flag(Clustering, "discovery-srv", Text, "", Nothing, "DNS domain that names the members; a single member needs none."),
     flag(Clustering, "discovery-srv-name", Text, "", Nothing, "Suffix of the DNS service name."),
-    flag(Clustering, "strict-reconfig-check", Bool, "true", Nothing, "Refuses membership changes that could lose the quorum; with one member there are none."),
+    flag(Clustering, "strict-reconfig-check", Bool, "true", Same, "Refuses membership changes that could lose the quorum."),
     flag(Clustering, "pre-vote", Bool, "true", Nothing, "Asks before an election; always on."),
     flag(Clustering, "auto-compaction-retention", Text, "0", Same, "History to keep: a duration (hours without a unit) or a number of revisions; 0 keeps all."),
     flag(Clustering, "auto-compaction-mode", Text, "periodic", Same, "Whether the retention is a time (periodic) or a number of revisions (revision)."),
@@ -184,7 +184,7 @@ pub const FLAGS: &[Flag] = &[
     flag(Section::Features, "downgrade-check-time", Duration, "5s", Nothing, "Time between looks at a downgrade."),
     flag(Section::Features, "snapshot-catchup-entries", Uint, "5000", Nothing, "Log entries kept for slow members."),
 
-    flag(Unsafe, "force-new-cluster", Bool, "false", Same, "Makes this member the whole cluster; a cluster of one member stays as it is."),
+    flag(Unsafe, "force-new-cluster", Bool, "false", Same, "Makes this member the whole cluster, whoever were members before."),
     flag(Unsafe, "unsafe-no-fsync", Bool, "false", Same, "Does not wait for the disk: a power cut loses acknowledged writes."),
 
     flag(Hidden, "config-file", Text, "", Same, "Configuration file; where it is given, other flags and the environment are ignored."),

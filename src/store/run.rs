@@ -1,9 +1,10 @@
 //! From settings to a running member, and back down in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kelson_etcd::{Listener, ServerOptions, Serves, TokenKind};
-use kelson_raft::{Data, Node};
+use kelson_etcd::{Listener, PeerDial, ServerOptions, Serves, TokenKind};
+use kelson_raft::{Data, Dial, Node};
 use serde_json::Value as Json;
 
 use super::cluster;
@@ -26,35 +27,72 @@ const PROGRESS: Duration = Duration::from_secs(600);
 /// # Errors
 /// The text of what could not be started, or failed later.
 pub async fn run(mut settings: Settings) -> Result<Asked, String> {
-    let found = directory::prepare(&settings)?;
-    tell_directory(&settings, found);
-    let doors = doors(&mut settings)?;
-    let options = options(&settings)?;
-    let config = config(&settings, found)?;
-    tell_start(&settings, found);
+    loop {
+        // Whoever was too far behind has another member's state now, and starts from that as after any restart.
+        if let Some(asked) = once(&mut settings).await? {
+            return Ok(asked);
+        }
+        log::info("restarting from the state that another member has sent", &[]);
+    }
+}
+
+/// How a member's run ended.
+enum End {
+    Asked(Asked),
+    /// Another member's state has come, to start from.
+    Replaced,
+    Failed(String),
+}
+
+/// One run; `None` when it has to begin again.
+async fn once(settings: &mut Settings) -> Result<Option<Asked>, String> {
+    let found = directory::prepare(settings)?;
+    tell_directory(settings, found);
+    let doors = doors(settings)?;
+    let options = options(settings)?;
+    let config = config(settings, found).await?;
+    // What it does is done once.
+    settings.force_new_cluster = false;
+    tell_start(settings, found);
     let node = Node::open(config).await.map_err(|error| error.to_string())?;
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
-    tell_serving(&settings, &node, &doors);
+    let addresses: Vec<_> = doors.iter().map(Door::address).collect();
     let mut tasks = Tasks::default();
     let listeners = doors.into_iter().map(|door| door.listener).collect();
     tasks.start("server", kelson_etcd::serve_all(node.clone(), listeners, options, tasks.token()));
-    tell_ready();
-    let stopped = node.clone();
-    let ended = tokio::select! {
-        asked = signals.next() => Ok(asked),
-        failure = tasks.failed() => Err(format!("{failure:#}")),
-        failure = stopped.stopped() => Err(failure.err().map_or_else(|| "the node has stopped".into(), |e| e.to_string())),
+    let (joining, stopped) = (node.clone(), node.clone());
+    let failed = |error: kelson_raft::Error| match error {
+        kelson_raft::Error::Replaced => End::Replaced,
+        error => End::Failed(error.to_string()),
     };
-    if let Ok(asked) = ended {
+    let running = async {
+        // Others are served from the first moment; a cluster of several needs most of them before it is ready.
+        if let Err(error) = joining.joined().await {
+            return failed(error);
+        }
+        tell_serving(settings, &joining, &addresses);
+        tell_ready();
+        stopped.stopped().await.map_or_else(failed, |()| End::Failed("the node has stopped".into()))
+    };
+    let ended = tokio::select! {
+        ended = running => ended,
+        asked = signals.next() => End::Asked(asked),
+        failure = tasks.failed() => End::Failed(format!("{failure:#}")),
+    };
+    if let End::Asked(asked) = &ended {
         log::info("received signal; shutting down", &[("signal", asked.name().into())]);
     }
-    let closing = close(&settings, &node, tasks);
+    let closing = close(settings, &node, tasks);
     let closed = tokio::select! {
         closed = closing => closed,
         // A second signal does not wait for anything.
         asked = signals.next() => super::signals::end(asked),
     };
-    ended.and_then(|asked| closed.map(|()| asked))
+    match ended {
+        End::Asked(asked) => closed.map(|()| Some(asked)),
+        End::Replaced => Ok(None),
+        End::Failed(why) => Err(why),
+    }
 }
 
 async fn close(settings: &Settings, node: &Node, tasks: Tasks) -> Result<(), String> {
@@ -75,6 +113,20 @@ async fn close(settings: &Settings, node: &Node, tasks: Tasks) -> Result<(), Str
 struct Door {
     listener: Listener,
     address: String,
+}
+
+/// What is told of a listener when it serves.
+struct Address {
+    serves: Serves,
+    is_secure: bool,
+    address: String,
+}
+
+impl Door {
+    fn address(&self) -> Address {
+        let Listener { serves, tls, .. } = &self.listener;
+        Address { serves: *serves, is_secure: tls.is_some(), address: self.address.clone() }
+    }
 }
 
 /// Binds every URL. Peers come first, as in etcd, so that what is reported of several mistakes is the same.
@@ -146,12 +198,19 @@ fn check_tls(settings: &Settings, urls: &[Url], side: Side, serves: Serves) -> R
     Ok(())
 }
 
-fn config(settings: &Settings, found: Found) -> Result<kelson_raft::Config, String> {
+async fn config(settings: &Settings, found: Found) -> Result<kelson_raft::Config, String> {
     let data = Data::Dir(settings.data_path());
     let mut config = kelson_raft::Config::new(&settings.name, data);
+    let dial = PeerDial::new(tls::dialing(settings)).map_err(|error| error.to_string())?;
+    let dial: Arc<dyn Dial> = Arc::new(dial);
     // A member that is there already has its ids and peer URLs, and what is said of the cluster is not looked at.
     if found == Found::Empty {
-        let founded = cluster::found(settings)?;
+        let founded = match settings.initial_cluster_state.as_str() {
+            "new" => cluster::found(settings)?,
+            _ => cluster::join(settings, &*dial).await?,
+        };
+        config.joins = founded.members.is_empty();
+        config.founders = founded.members;
         (config.node_id, config.cluster_id) = (founded.member_id, founded.cluster_id);
         config.peer_urls = founded.peer_urls.iter().map(ToString::to_string).collect();
         let fields = [
@@ -162,8 +221,11 @@ fn config(settings: &Settings, found: Found) -> Result<kelson_raft::Config, Stri
     } else {
         config.peer_urls = settings.advertise_peer_urls.iter().map(ToString::to_string).collect();
     }
-    if settings.force_new_cluster {
-        log::warn("--force-new-cluster changes nothing: this member is its whole cluster", &[]);
+    config.dial = Some(dial);
+    config.force_new_cluster = settings.force_new_cluster;
+    config.strict_reconfig = settings.strict_reconfig;
+    if settings.force_new_cluster && found == Found::Member {
+        log::warn("discarding the other members: this one is its whole cluster from here on", &[]);
     }
     let advertised = settings.advertise_client_urls.iter().flatten();
     config.client_urls = advertised.map(ToString::to_string).collect();
@@ -289,7 +351,7 @@ fn tell_start(settings: &Settings, found: Found) {
     );
 }
 
-fn tell_serving(settings: &Settings, node: &Node, doors: &[Door]) {
+fn tell_serving(settings: &Settings, node: &Node, doors: &[Address]) {
     let status = node.status();
     for (side, tls) in [("peer", &settings.peer_tls), ("client", &settings.client_tls)] {
         if !tls.is_empty() {
@@ -312,7 +374,7 @@ fn tell_serving(settings: &Settings, node: &Node, doors: &[Door]) {
     log::info("ready to serve client requests", &[]);
     for door in doors {
         let address = ("address", Json::from(door.address.as_str()));
-        let traffic = match door.listener.serves {
+        let traffic = match door.serves {
             Serves::Peers => {
                 log::info("serving peer traffic", &[address]);
                 continue;
@@ -326,7 +388,7 @@ fn tell_serving(settings: &Settings, node: &Node, doors: &[Door]) {
             Serves::Http => "http",
         };
         let traffic = ("traffic", Json::from(traffic));
-        if door.listener.tls.is_some() {
+        if door.is_secure {
             log::info("serving client traffic securely", &[traffic, address]);
         } else {
             log::info("serving client traffic insecurely; this is strongly discouraged!", &[traffic, address]);
@@ -351,8 +413,8 @@ mod tests {
     use super::*;
     use crate::store::duration::Nanos;
 
-    #[test]
-    fn settings_reach_the_server_and_the_node() {
+    #[tokio::test]
+    async fn settings_reach_the_server_and_the_node() {
         let mut settings = Settings::default();
         let defaults = options(&settings).unwrap();
         assert_eq!((defaults.min_lease_ttl, defaults.progress_notify_interval), (2, PROGRESS));
@@ -367,7 +429,7 @@ mod tests {
         assert_eq!(changed.auto_compaction, kelson_etcd::AutoCompaction::Periodic(Duration::from_secs(3_600)));
         settings.unsafe_no_fsync = true;
         settings.wal_dir = "/wal".into();
-        let config = config(&settings, Found::Empty).unwrap();
+        let config = config(&settings, Found::Empty).await.unwrap();
         assert!(!config.fsync && config.keep_ids);
         assert_eq!(config.log_dir.as_deref(), Some(std::path::Path::new("/wal")));
         assert_eq!((config.node_id, config.request_timeout), (0x8e9e_05c5_2164_694d, Duration::from_secs(25)));

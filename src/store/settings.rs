@@ -93,6 +93,7 @@ pub struct Settings {
     pub progress_notify: Nanos,
     pub slow_request: Nanos,
     pub force_new_cluster: bool,
+    pub strict_reconfig: bool,
     pub unsafe_no_fsync: bool,
     pub config_file: String,
     /// Asked for the version.
@@ -159,6 +160,7 @@ impl Default for Settings {
             progress_notify: Nanos(0),
             slow_request: Nanos(0),
             force_new_cluster: false,
+            strict_reconfig: false,
             unsafe_no_fsync: false,
             config_file: String::new(),
             version: false,
@@ -275,6 +277,7 @@ impl Settings {
             "enable-pprof" => &mut self.enable_pprof,
             "enable-log-rotation" => &mut self.log_rotation,
             "enable-distributed-tracing" => &mut self.tracing,
+            "strict-reconfig-check" => &mut self.strict_reconfig,
             "force-new-cluster" => &mut self.force_new_cluster,
             "unsafe-no-fsync" => &mut self.unsafe_no_fsync,
             "version" => &mut self.version,

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kelson_etcd::{Allowed, TlsFiles, TlsOptions, TlsSource, TlsVersion};
+use kelson_etcd::{Allowed, PeerTls, TlsFiles, TlsOptions, TlsSource, TlsVersion};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value as Json;
 
@@ -169,6 +169,19 @@ pub fn source(settings: &Settings, side: Side) -> Result<Option<Arc<dyn TlsSourc
     // Its own prefix would only repeat what the entry in the log says.
     let loaded = TlsFiles::load(options).map_err(|error| error.to_string().trim_start_matches("TLS: ").to_owned())?;
     Ok(Some(Arc::new(loaded)))
+}
+
+/// TLS towards other members; `None` where there is none.
+pub fn dialing(settings: &Settings) -> Option<PeerTls> {
+    let tls = &settings.peer_tls;
+    let path = |text: &String| Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+    let (authority, identity) = (path(&tls.trusted_ca_file), path(&tls.cert_file).zip(path(&tls.key_file)));
+    if authority.is_none() && identity.is_none() {
+        return None;
+    }
+    // Generated certificates come from nobody; all others come from an authority that is named, or the system's.
+    let authority = authority.or_else(|| if tls.auto { None } else { system_authorities().ok() });
+    Some(PeerTls { identity, authority })
 }
 
 fn system_authorities() -> Result<PathBuf, String> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::linear::{self, Value};
+use super::linear::{self, Action, Call, Swapped, Value};
 use super::load::{Answer, Told, promised};
 use super::watchers::{Change, Record};
 
@@ -44,6 +44,60 @@ pub fn complaints(evidence: &Evidence) -> Vec<String> {
         }
     }
     found
+}
+
+/// What became of the calls without an answer that could take effect at any later time is told by the watcher of every
+/// key: a value that it never saw was never written, and one that it saw was there before anybody was answered at a later
+/// revision. Without this each would stay under way to the end, and there are more than can be kept apart.
+pub fn settle(told: &mut Told, record: &Record) {
+    // By revision, the earliest end of an answer that is no older.
+    let mut earliest: BTreeMap<i64, u64> = BTreeMap::new();
+    for answer in &told.answers {
+        let end = earliest.entry(answer.revision).or_insert(u64::MAX);
+        *end = answer.end.min(*end);
+    }
+    let mut so_far = u64::MAX;
+    for end in earliest.values_mut().rev() {
+        so_far = so_far.min(*end);
+        *end = so_far;
+    }
+    let there = |revision: i64| earliest.range(revision..).next().map_or(u64::MAX, |(_, end)| *end);
+    let claimed: BTreeSet<i64> = told.sent.iter().map(|sent| sent.revision).collect();
+    for (at, calls) in told.registers.iter_mut().enumerate() {
+        let key = format!("register/{at}");
+        let mut written: HashMap<u64, i64> = HashMap::new();
+        // The last deletion that nobody was told of.
+        let mut deleted = None;
+        for (&revision, (_, changes)) in record {
+            for change in changes.iter().filter(|change| change.key == key) {
+                match change.value {
+                    Some(value) => drop(written.insert(value, revision)),
+                    None if !claimed.contains(&revision) => deleted = Some(revision),
+                    None => {}
+                }
+            }
+        }
+        let settled = |call: Call| -> Option<Call> {
+            if call.end != u64::MAX {
+                return Some(call);
+            }
+            let (action, revision) = match call.action {
+                Action::MaybeWrite { to: None } => {
+                    // It may have been another's, or have found nothing.
+                    let end = deleted.map(there).filter(|end| *end > call.start)?;
+                    return Some(Call { end, ..call });
+                }
+                Action::MaybeWrite { to: Some(to) } => (Action::Put { to }, written.get(&to).copied()),
+                Action::MaybeSwap { from, to } => {
+                    let revision = to.and_then(|to| written.get(&to).copied());
+                    (Action::Swap { from, to, result: Swapped::Done }, revision)
+                }
+                _ => return Some(call),
+            };
+            Some(Call { end: there(revision?).max(call.start), action, ..call })
+        };
+        *calls = std::mem::take(calls).into_iter().filter_map(settled).collect();
+    }
 }
 
 fn dense(evidence: &Evidence, found: &mut Vec<String>) {
@@ -254,6 +308,22 @@ mod tests {
         complains("", |run| run.told.sent.push(Sent { key: "register/0".into(), value: Some(9), revision: 0 }));
         complains("", |run| run.history.retain(|revision, _| *revision >= 4));
         complains("", |run| run.told.leases.get_mut(&10).expect("it").revoked = Some(5 * SECOND));
+    }
+
+    #[test]
+    fn what_became_of_calls_without_an_answer_is_in_the_record() {
+        let mut run = run();
+        let open = |to| Call { start: 2 * SECOND, end: u64::MAX, action: Action::MaybeWrite { to } };
+        let swap = Call { action: Action::MaybeSwap { from: Some(1), to: Some(8) }, ..open(None) };
+        run.told.registers[0] = vec![open(Some(2)), open(Some(7)), open(None), swap];
+        settle(&mut run.told, &run.record);
+        // Revision 3 was told of then; 7 and 8 were never written, and nothing was deleted.
+        let written = Call { start: 2 * SECOND, end: 3 * SECOND + 1, action: Action::Put { to: 2 } };
+        assert_eq!(run.told.registers[0], [written]);
+        run.record.insert(7, (7 * SECOND, vec![change("register/0", None, 0, 0)]));
+        run.told.registers[0] = vec![open(None)];
+        settle(&mut run.told, &run.record);
+        assert_eq!(run.told.registers[0], [open(None)], "nobody was told of a revision after that deletion");
     }
 
     #[test]

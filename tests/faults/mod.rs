@@ -6,6 +6,8 @@ mod disk;
 mod kills;
 pub mod linear;
 mod load;
+mod quorum;
+mod run;
 mod stall;
 mod store;
 mod watchers;

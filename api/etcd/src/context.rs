@@ -1,6 +1,9 @@
 //! What all services share.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use kelson_engine::command::{Command, Outcome};
 use kelson_raft::{Error, Node};
@@ -24,6 +27,12 @@ use crate::refusal;
 pub const ETCD_VERSION: &str = "3.7.3";
 /// The versions of the cluster's protocol and of its storage, which change with minor releases only.
 pub(crate) const CLUSTER_VERSION: &str = "3.7.0";
+
+/// How often a stream that asked for it looks whether there is a leader.
+const LEADER_CHECK: Duration = Duration::from_millis(500);
+
+/// Ends when there is no leader any more.
+pub(crate) type LeaderLost = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(crate) struct Context {
     pub(crate) node: Node,
@@ -104,8 +113,27 @@ impl Context {
         self.check_leader(metadata.get("hasleader").is_some_and(|value| value == "true"))
     }
 
+    /// As [`Context::require_leader`], for a stream: ends when there has been no leader for a while.
+    pub(crate) fn leader_lost(self: &Arc<Self>, metadata: &MetadataMap) -> Result<LeaderLost, Status> {
+        self.require_leader(metadata)?;
+        if metadata.get("hasleader").is_none_or(|value| value != "true") {
+            return Ok(Box::pin(std::future::pending()));
+        }
+        let context = self.clone();
+        Ok(Box::pin(async move {
+            while context.node.has_leader() {
+                tokio::time::sleep(LEADER_CHECK).await;
+            }
+        }))
+    }
+
+    /// Refuses what a learner does not serve: everything but its status, serializable reads and its snapshot.
+    pub(crate) fn check_learner(&self) -> Result<(), Status> {
+        if self.node.is_learner() { Err(Status::failed_precondition(refusal::LEARNER)) } else { Ok(()) }
+    }
+
     /// [`Context::require_leader`] where it is known what the request says.
     pub(crate) fn check_leader(&self, wanted: bool) -> Result<(), Status> {
-        if wanted && self.node.status().leader == 0 { Err(Status::unavailable(refusal::NO_LEADER)) } else { Ok(()) }
+        if wanted && !self.node.has_leader() { Err(Status::unavailable(refusal::NO_LEADER)) } else { Ok(()) }
     }
 }

@@ -98,15 +98,17 @@ impl LeaseService {
         self.context.known(caller).await?;
         let node = &self.context.node;
         node.read_barrier().await.map_err(|error| refusal::of_raft(&error))?;
-        let header = self.context.current_header();
         let id = request.id;
+        // The leader counts the deadlines.
+        let remaining = node.lease_remaining(id).await.map_err(|error| refusal::of_raft(&error))?;
+        let header = self.context.current_header();
         let lease = node.reader().lease(id);
         if request.keys {
             let check = |auth: &Auth, asker: &Asker| check_lease(node.reader(), auth, asker, id, Auth::check_read);
             let permit = self.context.permit_known(caller, check).await?;
             self.context.still(permit)?;
         }
-        Ok(match (lease, node.lease_remaining(id)) {
+        Ok(match (lease, remaining) {
             (Some(lease), Some(ttl)) => LeaseTimeToLiveResponse {
                 header,
                 id,
@@ -194,8 +196,8 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.context.require_leader(request.metadata())?;
-        let renewals = Renewals::new(self.clone(), Caller::of(&request), request.into_inner());
+        let lost = self.context.leader_lost(request.metadata())?;
+        let renewals = Renewals::new(self.clone(), Caller::of(&request), request.into_inner(), lost);
         let mut response = Response::new(stream::empty());
         OwnBody::attach(&mut response, Body::new(renewals));
         Ok(response)

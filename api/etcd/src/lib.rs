@@ -13,6 +13,7 @@ mod call;
 mod context;
 mod convert;
 mod deadline;
+mod dial;
 mod election;
 mod error;
 mod exposition;
@@ -48,6 +49,7 @@ mod wire;
 
 pub use auth::{AuthOptions, TokenKind};
 pub use context::ETCD_VERSION;
+pub use dial::{PeerDial, PeerTls};
 pub use error::Error;
 pub use listener::{Listener, Serves, Socket};
 pub use local::LocalStore;

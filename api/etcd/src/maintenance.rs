@@ -144,17 +144,10 @@ impl MaintenanceService {
     }
 
     /// As in etcd, only this member's own view decides who could take over.
-    fn do_move_leader(&self, request: &MoveLeaderRequest) -> Result<MoveLeaderResponse, Status> {
-        let status = self.context.node.status();
-        if !status.is_leader {
-            return Err(Status::failed_precondition(refusal::NOT_LEADER));
-        }
-        let members = self.context.node.members();
-        match members.iter().find(|member| member.id == request.target_id) {
-            Some(member) if member.id == status.member_id => Ok(MoveLeaderResponse { header: None }),
-            Some(member) if !member.is_learner => Err(refusal::absent("moving the lead to another member")),
-            _ => Err(Status::failed_precondition(refusal::BAD_TRANSFEREE)),
-        }
+    async fn do_move_leader(&self, request: &MoveLeaderRequest) -> Result<MoveLeaderResponse, Status> {
+        let moved = self.context.node.transfer_leader(request.target_id).await;
+        moved.map_err(|error| refusal::of_raft(&error))?;
+        Ok(MoveLeaderResponse { header: None })
     }
 
     /// A downgrade can be checked, not made: what an older release of etcd reads is a snapshot.
@@ -247,7 +240,7 @@ impl Maintenance for MaintenanceService {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         self.context.admin(&Caller::of(&request)).await?;
-        self.do_move_leader(request.get_ref()).map(Response::new)
+        self.do_move_leader(request.get_ref()).await.map(Response::new)
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

@@ -1,8 +1,8 @@
-//! etcd's Cluster service: who the members are. Who takes part cannot be changed yet; what would be wrong in any case is
-//! refused as etcd refuses it.
+//! etcd's Cluster service: who the members are, and who is to be one.
 
 use std::sync::Arc;
 
+use kelson_raft::Change;
 use kelson_wire::pb::etcdserverpb::cluster_server::Cluster;
 use kelson_wire::pb::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -52,9 +52,10 @@ impl ClusterService {
         self.context.node.members().into_iter().map(member).collect()
     }
 
-    fn member(&self, id: u64) -> Result<Member, Status> {
-        let found = self.members().into_iter().find(|member| member.id == id);
-        found.ok_or_else(|| Status::not_found(refusal::MEMBER_NOT_FOUND))
+    /// Makes a change; the members after it.
+    async fn change(&self, change: Change) -> Result<Vec<Member>, Status> {
+        self.context.node.change_members(change).await.map_err(|error| refusal::of_raft(&error))?;
+        Ok(self.members())
     }
 
     async fn do_list(&self, caller: &Caller, request: MemberListRequest) -> Result<MemberListResponse, Status> {
@@ -71,34 +72,26 @@ impl ClusterService {
             return Err(Status::invalid_argument(refusal::BAD_MEMBER_URLS));
         }
         self.context.admin(caller).await?;
-        if self.members().iter().flat_map(|member| &member.peer_ur_ls).any(|url| request.peer_ur_ls.contains(url)) {
-            return Err(Status::failed_precondition(refusal::PEER_URL_EXISTS));
-        }
-        Err(refusal::absent("adding members"))
+        let id = rand::random_range(1..=u64::MAX);
+        let (peer_urls, learner) = (request.peer_ur_ls.clone(), request.is_learner);
+        let members = self.change(Change::Add { id, peer_urls, learner }).await?;
+        let member = members.iter().find(|member| member.id == id).cloned();
+        Ok(MemberAddResponse { header: self.context.header(0), member, members })
     }
 
-    fn do_remove(&self, request: &MemberRemoveRequest) -> Result<MemberRemoveResponse, Status> {
-        let member = self.member(request.id)?;
-        let voters = self.members().iter().filter(|member| !member.is_learner).count();
-        if !member.is_learner && voters == 1 {
-            // etcd has no code of its own for it.
-            return Err(Status::unknown(refusal::NOT_ENOUGH_STARTED));
-        }
-        Err(refusal::absent("removing members"))
+    async fn do_remove(&self, request: &MemberRemoveRequest) -> Result<MemberRemoveResponse, Status> {
+        let members = self.change(Change::Remove { id: request.id }).await?;
+        Ok(MemberRemoveResponse { header: self.context.header(0), members })
     }
 
     async fn do_update(&self, request: MemberUpdateRequest) -> Result<MemberUpdateResponse, Status> {
-        self.member(request.id)?;
-        let updated = self.context.node.update_member(request.id, request.peer_ur_ls).await;
-        updated.map_err(|error| refusal::of_raft(&error))?;
-        Ok(MemberUpdateResponse { header: self.context.header(0), members: self.members() })
+        let members = self.change(Change::Update { id: request.id, peer_urls: request.peer_ur_ls }).await?;
+        Ok(MemberUpdateResponse { header: self.context.header(0), members })
     }
 
-    fn do_promote(&self, request: &MemberPromoteRequest) -> Result<MemberPromoteResponse, Status> {
-        if !self.member(request.id)?.is_learner {
-            return Err(Status::failed_precondition(refusal::NOT_A_LEARNER));
-        }
-        Err(refusal::absent("promoting members"))
+    async fn do_promote(&self, request: &MemberPromoteRequest) -> Result<MemberPromoteResponse, Status> {
+        let members = self.change(Change::Promote { id: request.id }).await?;
+        Ok(MemberPromoteResponse { header: self.context.header(0), members })
     }
 }
 
@@ -117,7 +110,7 @@ impl Cluster for ClusterService {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         self.context.admin(&Caller::of(&request)).await?;
-        self.do_remove(request.get_ref()).map(Response::new)
+        self.do_remove(request.get_ref()).await.map(Response::new)
     }
 
     async fn member_update(
@@ -133,7 +126,7 @@ impl Cluster for ClusterService {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         self.context.admin(&Caller::of(&request)).await?;
-        self.do_promote(request.get_ref()).map(Response::new)
+        self.do_promote(request.get_ref()).await.map(Response::new)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The peer port of a member that has no peers: what others, and probes of charts, may ask in plain HTTP.
+//! What others, and probes of charts, may ask of the peer port in plain HTTP. Members speak to each other there in a way of
+//! their own: see `kelson_raft::GREETING`.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tonic::body::Body;
@@ -8,12 +9,12 @@ use crate::http as plain;
 
 const JSON: &str = "application/json";
 
-/// Answers one request. Raft messages of other members are refused: this member is the whole cluster.
+/// Answers one request. Raft messages of an etcd are refused: it cannot be a member of the same cluster.
 pub(crate) fn serve<B>(context: &Context, request: &Request<B>) -> Response<Body> {
     let path = request.uri().path();
     if path == "/raft" || path.starts_with("/raft/") {
         return if request.method() == Method::POST {
-            let text = "this cluster has one member; it takes no messages of others\n";
+            let text = "this member takes no messages of etcd's peer protocol\n";
             plain::answer(StatusCode::PRECONDITION_FAILED, "text/plain; charset=utf-8", text)
         } else {
             plain::only("POST")

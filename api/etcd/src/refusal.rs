@@ -21,14 +21,9 @@ pub(crate) const DUPLICATE_WATCH: &str = "mvcc: duplicate watch ID provided on t
 /// Why nothing can be served at present.
 pub(crate) const INVALID_TOKEN: &str = "etcdserver: invalid auth token";
 pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
-pub(crate) const NOT_LEADER: &str = "etcdserver: not leader";
-pub(crate) const BAD_TRANSFEREE: &str = "etcdserver: bad leader transferee";
+pub(crate) const LEARNER: &str = "etcdserver: rpc not supported for learner";
 /// Refusals about members and releases.
-pub(crate) const MEMBER_NOT_FOUND: &str = "etcdserver: member not found";
 pub(crate) const BAD_MEMBER_URLS: &str = "etcdserver: given member URLs are invalid";
-pub(crate) const PEER_URL_EXISTS: &str = "etcdserver: Peer URLs already exists";
-pub(crate) const NOT_ENOUGH_STARTED: &str = "etcdserver: re-configuration failed due to not enough started members";
-pub(crate) const NOT_A_LEARNER: &str = "etcdserver: can only promote a learner member";
 pub(crate) const DOWNGRADE_FORMAT: &str = "etcdserver: wrong downgrade target version format";
 pub(crate) const DOWNGRADE_TARGET: &str = "etcdserver: invalid downgrade target version";
 pub(crate) const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
@@ -88,8 +83,19 @@ pub(crate) fn of_raft(error: &RaftError) -> Status {
         RaftError::Stopped | RaftError::NoLeader | RaftError::LeaderChanged | RaftError::Timeout => Code::Unavailable,
         RaftError::TooDeep => Code::InvalidArgument,
         RaftError::NoMember => Code::NotFound,
-        // etcd has no code of its own for it.
-        RaftError::TooManyRequests => Code::Unknown,
+        RaftError::MemberExists
+        | RaftError::PeerUrlExists
+        | RaftError::NotALearner
+        | RaftError::LearnerNotReady
+        | RaftError::TooManyLearners
+        | RaftError::Learner
+        | RaftError::NotLeader
+        | RaftError::BadTransferee => Code::FailedPrecondition,
+        RaftError::Unhealthy | RaftError::TransferTimeout | RaftError::Removed | RaftError::Replaced => {
+            Code::Unavailable
+        }
+        // etcd has no code of its own for these.
+        RaftError::TooManyRequests | RaftError::NotEnoughStarted => Code::Unknown,
         RaftError::Storage(_) => Code::DataLoss,
         RaftError::InUse(_) | RaftError::Directory { .. } | RaftError::Mismatch { .. } | RaftError::Config(_) => {
             Code::Internal
@@ -118,9 +124,4 @@ pub(crate) fn of_wire(status: Status) -> Status {
         return malformed();
     }
     status
-}
-
-/// For what etcd has and we do not have yet.
-pub(crate) fn absent(what: &str) -> Status {
-    Status::unimplemented(format!("etcdserver: {what} is not supported by this server"))
 }

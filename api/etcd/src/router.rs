@@ -142,6 +142,14 @@ impl Router {
             })
             .into_http();
         };
+        if !matches!(
+            (service, name),
+            ("etcdserverpb.KV", "Range") | ("etcdserverpb.Maintenance", "Status" | "Snapshot")
+        ) && service.starts_with("etcdserverpb.")
+            && let Err(refused) = self.context.check_learner()
+        {
+            return refused.into_http();
+        }
         let deadline = match deadline::of(request.headers()) {
             Ok(deadline) => deadline,
             Err(refused) => return *refused,

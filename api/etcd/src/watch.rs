@@ -38,11 +38,11 @@ impl Watch for WatchService {
     type WatchStream = stream::Empty<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        self.context.require_leader(request.metadata())?;
+        let lost = self.context.leader_lost(request.metadata())?;
         let caller = Caller::of(&request);
         // Waits for a token that is known elsewhere already; whether it is good is told of each watch.
         _ = self.context.identify(&caller).await;
-        let session = Session::new(self.context.clone(), caller, request.into_inner());
+        let session = Session::new(self.context.clone(), caller, request.into_inner(), lost);
         let mut response = Response::new(stream::empty());
         OwnBody::attach(&mut response, Body::new(session));
         Ok(response)

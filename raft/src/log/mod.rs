@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     codec::{self, Identity},
-    types::{LocalVote, LogEntry, LogId, Types},
+    types::{LocalVote, LogEntry, LogId, Membership, Types},
 };
 
 /// Bytes of entries that applying or replicating takes out of the log at once.
@@ -168,6 +168,46 @@ pub(crate) fn identify(disk: &dyn Disk, identity: Identity) -> io::Result<Identi
 /// Index that the log begins at.
 pub(crate) fn purged_end(disk: &dyn Disk) -> io::Result<u64> {
     Ok(read_meta(disk, Meta::Purged, codec::decode_log_id)?.map_or(0, |purged| purged.index + 1))
+}
+
+/// Lets the log follow a state that has come from another member and contains everything up to `applied`: what is in the
+/// log behind that entry stays only if the entry itself is there, since else it can never be committed.
+pub(crate) fn follow(disk: &dyn Disk, applied: LogId) -> io::Result<()> {
+    let index = applied.index;
+    let bounds = disk.bounds()?;
+    if bounds.is_some_and(|(first, last)| (first..=last).contains(&index)) {
+        let found = load(disk, index..index + 1, READ_BYTES)?;
+        if found.first().is_some_and(|entry| entry.log_id() == applied) {
+            return Ok(());
+        }
+    }
+    let changes = [
+        disk::Change::Truncate { from: index },
+        disk::Change::Purge { upto: index },
+        disk::Change::Meta { name: Meta::Purged, record: codec::encode_log_id(&applied) },
+    ];
+    disk.write(&changes, true)
+}
+
+/// Makes a log that of a cluster whose only member is `alone`: what was not committed goes, and an entry of a new term
+/// says who the members are.
+pub(crate) fn isolate(disk: &dyn Disk, applied: Option<LogId>, alone: Membership) -> io::Result<()> {
+    let Some(me) = alone.voter_ids().next() else { return Err(io::Error::other("a cluster needs a member")) };
+    let term = read_meta(disk, Meta::Vote, codec::decode_vote)?.map_or(0, |vote| vote.leader_id.term) + 1;
+    let committed = read_meta(disk, Meta::Committed, codec::decode_log_id)?.max(applied);
+    let next = committed.map_or(0, |id| id.index + 1);
+    let leader = crate::types::LeaderId { term, node_id: me };
+    let id = LogId::new(leader, next);
+    let entry = LogEntry { log_id: id, payload: openraft::EntryPayload::Membership(alone) };
+    disk.write(
+        &[
+            disk::Change::Truncate { from: next },
+            disk::Change::Put { index: next, record: codec::entry_record(&entry) },
+            disk::Change::Meta { name: Meta::Vote, record: codec::encode_vote(&LocalVote::new(term, me)) },
+            disk::Change::Meta { name: Meta::Committed, record: codec::encode_log_id(&id) },
+        ],
+        true,
+    )
 }
 
 fn read_meta<T>(disk: &dyn Disk, name: Meta, decode: fn(&Bytes) -> Result<T, String>) -> io::Result<Option<T>> {

@@ -138,14 +138,14 @@ impl Writer {
     fn write(&mut self, merged: &mut Vec<Request>, last: bool) {
         let mut changes = Vec::with_capacity(merged.len() + 1);
         let mut sync = last;
-        let mut durable = None;
+        let mut durable_end = None;
         for request in merged.iter() {
             match request {
                 Request::Append { entries, .. } => {
                     sync = true;
                     for entry in entries {
                         changes.push(Change::Put { index: entry.index(), record: codec::entry_record(entry) });
-                        durable = Some(entry.index());
+                        durable_end = Some(entry.index() + 1);
                     }
                 }
                 Request::Vote { record, .. } => {
@@ -155,7 +155,7 @@ impl Writer {
                 Request::Truncate { from, .. } => {
                     sync = true;
                     changes.push(Change::Truncate { from: *from });
-                    durable = from.checked_sub(1);
+                    durable_end = Some(*from);
                 }
                 // Losing a purge loses nothing, so it waits for somebody else's sync.
                 Request::Purge { upto } => {
@@ -176,8 +176,8 @@ impl Writer {
             if sync {
                 self.written = committed;
             }
-            if let Some(index) = durable {
-                self.shared.durable_end.store(index + 1, Ordering::Release);
+            if let Some(end) = durable_end {
+                self.shared.durable_end.store(end, Ordering::Release);
             }
         }
         self.answer(merged);

@@ -19,6 +19,10 @@ fn with_clock() -> (Config, Arc<HandClock>) {
     (Config { clock: clock.clone(), ..config() }, clock)
 }
 
+async fn left(node: &Node, id: i64) -> Option<i64> {
+    node.lease_remaining(id).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     let (config, clock) = with_clock();
@@ -27,7 +31,7 @@ async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     grant(&node, 2, 20).await;
     write(&node, "plain", "value").await;
     clock.turn_to(9_999);
-    assert_eq!((node.lease_remaining(1), node.lease_remaining(2), node.lease_remaining(3)), (Some(0), Some(10), None));
+    assert_eq!((left(&node, 1).await, left(&node, 2).await, left(&node, 3).await), (Some(0), Some(10), None));
     assert_eq!((node.lease_renew(2).await, node.lease_renew(3).await), (Ok(Some(20)), Ok(None)));
     clock.turn_to(10_000);
     eventually("lease 1 is gone", || node.reader().lease(1).is_none()).await;
@@ -35,7 +39,7 @@ async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     eventually("its key is gone with it", || keys(&node) == ["lease0002", "plain"]).await;
     assert_eq!(node.lease_renew(1).await, Ok(None), "nothing to renew any more");
     clock.turn_to(29_998);
-    assert_eq!(node.lease_remaining(2), Some(0));
+    assert_eq!(left(&node, 2).await, Some(0));
     write(&node, "later", "value").await;
     assert!(node.reader().lease(2).is_some(), "it was renewed");
     clock.turn_to(29_999);
@@ -52,7 +56,7 @@ async fn a_restart_gives_short_leases_their_full_time_again() {
     clock.turn_to(9_000);
     node.shutdown().await.unwrap();
     let node = open(config, &disk, &backend).await.unwrap();
-    assert_eq!(node.lease_remaining(1), Some(10));
+    assert_eq!(left(&node, 1).await, Some(10));
     clock.turn_to(19_000);
     eventually("the lease is gone", || node.reader().lease(1).is_none()).await;
     node.shutdown().await.unwrap();
@@ -76,19 +80,19 @@ async fn a_restart_gives_long_leases_what_is_noted_and_never_less() {
     assert_eq!(node.lease_renew(2).await, Ok(Some(3600)));
     assert_eq!((noted(&node, 1), noted(&node, 2)), (2600, 0));
     clock.turn_to(1_200_000);
-    assert_eq!(node.lease_remaining(1), Some(2400));
+    assert_eq!(left(&node, 1).await, Some(2400));
     // As a kill would: the state as it was flushed last, and what the log has synced.
     let (crashed_disk, crashed_backend) = (Arc::new(disk.crashed(0)), Arc::new(MemoryBackend::new()));
     node.shutdown().await.unwrap();
 
     let node = open(config.clone(), &crashed_disk, &crashed_backend).await.unwrap();
-    let left = [1, 2, 3].map(|id| node.lease_remaining(id).unwrap());
-    assert_eq!(left, [2600, 3600, 2600], "no less than at the stop, and not all of it again");
+    let each = [left(&node, 1).await.unwrap(), left(&node, 2).await.unwrap(), left(&node, 3).await.unwrap()];
+    assert_eq!(each, [2600, 3600, 2600], "no less than at the stop, and not all of it again");
     clock.turn_to(1_500_000);
     eventually("1 and 3 are noted again", || noted(&node, 1) == 2300 && noted(&node, 3) == 2300).await;
     assert_eq!(noted(&node, 2), 3300);
     clock.turn_to(1_200_000 + 2_599_999);
-    assert_eq!(node.lease_remaining(1), Some(0));
+    assert_eq!(left(&node, 1).await, Some(0));
     clock.turn_to(1_200_000 + 2_600_000);
     eventually("1 and 3 have ended", || node.reader().lease(1).is_none() && node.reader().lease(3).is_none()).await;
     assert!(node.reader().lease(2).is_some());

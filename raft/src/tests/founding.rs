@@ -25,7 +25,7 @@ async fn a_founded_node_serves_and_restarts() {
         write(&first, format!("key{number}"), "value").await;
     }
     let (disk, backend) = (Arc::new(TestDisk::default()), Arc::new(MemoryBackend::new()));
-    let parts = Parts { disk: disk.clone(), backend: backend.clone(), dir: None };
+    let parts = Parts::of(disk.clone(), backend.clone());
     let founding = Founding::of(config(), parts);
     let mut importer = founding.importer(0).unwrap();
     let revision = copy(first.reader(), &mut importer);

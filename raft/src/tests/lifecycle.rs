@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use kelson_engine::{Command, MemoryBackend};
 
 use super::{TestDisk, config, eventually, keys, open, put, write};
-use crate::{Config, Data, Error, Member, Node};
+use crate::{Change, Config, Data, Error, Member, Node};
 
 #[tokio::test]
 async fn a_new_node_leads_at_once_and_says_who_it_is() {
@@ -34,8 +34,8 @@ async fn a_members_addresses_are_replaced_for_good() {
     let founded = Config { peer_urls: urls(2380), ..config() };
     let node = open(founded.clone(), &disk, &backend).await.unwrap();
     let id = node.status().member_id;
-    assert_eq!(node.update_member(id + 1, urls(1)).await, Err(Error::NoMember));
-    node.update_member(id, urls(2390)).await.unwrap();
+    assert_eq!(node.change_members(Change::Update { id: id + 1, peer_urls: urls(1) }).await, Err(Error::NoMember));
+    node.change_members(Change::Update { id, peer_urls: urls(2390) }).await.unwrap();
     let of = |node: &Node| node.members().into_iter().flat_map(|member| member.peer_urls).collect::<Vec<_>>();
     assert_eq!(of(&node), urls(2390));
     write(&node, "key", "value").await;
@@ -43,7 +43,7 @@ async fn a_members_addresses_are_replaced_for_good() {
     let node = open(founded, &disk, &backend).await.unwrap();
     assert_eq!(of(&node), urls(2390));
     node.shutdown().await.unwrap();
-    assert_eq!(node.update_member(id, urls(1)).await, Err(Error::Stopped));
+    assert_eq!(node.change_members(Change::Update { id, peer_urls: urls(1) }).await, Err(Error::Stopped));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Whole nodes on storage that can be held, cut off and looked into.
 
 mod batching;
+mod cluster;
 mod crash;
 mod disk;
 mod durable;
@@ -11,6 +12,7 @@ mod founding;
 mod lifecycle;
 #[path = "../../../tests/faults/linear.rs"]
 mod linear;
+mod net;
 mod poll;
 mod power;
 #[cfg(feature = "rocksdb")]
@@ -62,7 +64,7 @@ fn put(key: impl Into<String>, value: impl Into<String>) -> Command {
 
 /// A node on a disk and a backend that the test keeps hold of.
 async fn open(config: Config, disk: &Arc<TestDisk>, backend: &Arc<MemoryBackend>) -> Result<Node, Error> {
-    Node::open_parts(config, Parts { disk: disk.clone(), backend: backend.clone(), dir: None }).await
+    Node::open_parts(config, Parts::of(disk.clone(), backend.clone())).await
 }
 
 /// Puts a key and returns the store's revision after it.

@@ -14,3 +14,20 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     };
     tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
+
+/// Asks again, as clients do, until there is an answer that is none of `refusal`.
+pub async fn insist<T, E: PartialEq>(
+    what: &str,
+    refusal: E,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let patience = async {
+        loop {
+            match ask().await {
+                Err(error) if error == refusal => tokio::time::sleep(Duration::from_millis(1)).await,
+                answer => return answer,
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}

@@ -20,7 +20,7 @@ var ctx context.Context
 
 func connect(user, password string) *clientv3.Client {
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{os.Args[1]}, DialTimeout: 10 * time.Second, Username: user, Password: password,
+		Endpoints: strings.Split(os.Args[1], ","), DialTimeout: 10 * time.Second, Username: user, Password: password,
 	})
 	check(err)
 	return client
@@ -223,7 +223,7 @@ func auth(client *clientv3.Client) {
 	fmt.Println("joe writes:", err)
 	_, err = joe.Get(ctx, "a")
 	fmt.Println("joe reads elsewhere:", err)
-	_, err = clientv3.New(clientv3.Config{Endpoints: []string{os.Args[1]}, DialTimeout: 10 * time.Second, Username: "joe", Password: "wrong"})
+	_, err = clientv3.New(clientv3.Config{Endpoints: strings.Split(os.Args[1], ","), DialTimeout: 10 * time.Second, Username: "joe", Password: "wrong"})
 	fmt.Println("wrong password:", err)
 	root := connect("root", "secret")
 	fmt.Println("users", must(root.UserList(ctx)).Users, "roles", must(root.RoleList(ctx)).Roles)
@@ -243,7 +243,7 @@ func main() {
 	for _, part := range os.Args[2:] {
 		map[string]func(*clientv3.Client){
 			"basics": basics, "transactions": transactions, "sizes": sizes, "leases": leases, "locks": locks,
-			"auth": auth, "restarts": restarts,
+			"auth": auth, "restarts": restarts, "rolling": rolling,
 		}[part](client)
 	}
 	fmt.Println("done")

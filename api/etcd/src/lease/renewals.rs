@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 use super::LeaseService;
 use crate::auth::Caller;
 use crate::call::PREFIX;
+use crate::context::LeaderLost;
 use crate::refusal;
 
 /// Answers in one piece at most. What comes then waits until the client has taken it, so nothing piles up.
@@ -31,16 +32,23 @@ pub(super) struct Renewals {
     answering: Option<Answering>,
     out: BytesMut,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ends when there is no leader, where the client wants to know.
+    lost: LeaderLost,
     /// How the stream ends, once what was answered before is sent.
     end: Option<Status>,
     ended: bool,
 }
 
 impl Renewals {
-    pub(super) fn new(service: LeaseService, caller: Caller, requests: Streaming<LeaseKeepAliveRequest>) -> Self {
+    pub(super) fn new(
+        service: LeaseService,
+        caller: Caller,
+        requests: Streaming<LeaseKeepAliveRequest>,
+        lost: LeaderLost,
+    ) -> Self {
         let stopping = Box::pin(service.context.shutdown.clone().cancelled_owned());
         let out = BytesMut::new();
-        Self { service, caller, requests, answering: None, out, stopping, end: None, ended: false }
+        Self { service, caller, requests, answering: None, out, stopping, lost, end: None, ended: false }
     }
 
     /// Answers what there is; ready when the stream ends.
@@ -49,6 +57,9 @@ impl Renewals {
             if self.answering.is_none() {
                 if self.stopping.as_mut().poll(task).is_ready() {
                     return Poll::Ready(Status::unavailable(refusal::STOPPED));
+                }
+                if self.lost.as_mut().poll(task).is_ready() {
+                    return Poll::Ready(Status::unavailable(refusal::NO_LEADER));
                 }
                 let Some(next) = ready!(Pin::new(&mut self.requests).poll_next(task)) else {
                     return Poll::Ready(Status::ok(""));

@@ -9,6 +9,7 @@ pub use files::{TlsFiles, TlsOptions, TlsVersion};
 pub use identity::PeerCertificates;
 pub use suites::supported_cipher_suites;
 pub use verifier::Allowed;
+pub(crate) use verifier::roots;
 
 use std::sync::Arc;
 
@@ -72,7 +73,7 @@ pub fn server_tls(chain: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<
     Ok(Arc::new(config))
 }
 
-fn wrong(what: &str, error: &dyn std::fmt::Display) -> Error {
+pub(crate) fn wrong(what: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Tls(format!("{what}: {error}"))
 }
 
@@ -87,7 +88,7 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// A server's chain and key, from their files' contents.
-fn own(
+pub(crate) fn own(
     chain_name: &str,
     chain: &[u8],
     key_name: &str,

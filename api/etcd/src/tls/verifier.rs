@@ -43,7 +43,7 @@ impl Allowed {
 }
 
 /// The authorities of a PEM file's content.
-pub(super) fn roots(what: &str, pem: &[u8]) -> Result<RootCertStore, Error> {
+pub(crate) fn roots(what: &str, pem: &[u8]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(what, pem)? {
         roots.add(certificate).map_err(|error| wrong(what, &error))?;

@@ -28,7 +28,7 @@ use super::answers::{self, Answers, TooLarge};
 use super::ready::{Bell, Ready};
 use crate::auth::{Caller, Holder};
 use crate::batch::BatchSize;
-use crate::context::Context;
+use crate::context::{Context, LeaderLost};
 use crate::refusal;
 
 /// Says that an answer is for no watch in particular.
@@ -81,13 +81,20 @@ pub(super) struct Session {
     polls: usize,
     progress_clock: Option<Pin<Box<Sleep>>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ends when there is no leader, where the client wants to know.
+    lost: LeaderLost,
     /// How the stream ends, once all that was said before is sent.
     end: Option<Status>,
     ended: bool,
 }
 
 impl Session {
-    pub(super) fn new(context: Arc<Context>, caller: Caller, requests: Streaming<WatchRequest>) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        caller: Caller,
+        requests: Streaming<WatchRequest>,
+        lost: LeaderLost,
+    ) -> Self {
         let counters = context.metrics.counters();
         counters.watch_streams.fetch_add(1, Relaxed);
         let stopping = Box::pin(context.shutdown.clone().cancelled_owned());
@@ -110,6 +117,7 @@ impl Session {
             polls: 0,
             progress_clock: None,
             stopping,
+            lost,
             end: None,
             ended: false,
         }
@@ -433,6 +441,9 @@ impl Session {
     fn work(&mut self, task: &mut Task<'_>) -> Result<(), Status> {
         if self.stopping.as_mut().poll(task).is_ready() {
             return Err(Status::unavailable(refusal::STOPPED));
+        }
+        if self.lost.as_mut().poll(task).is_ready() {
+            return Err(Status::unavailable(refusal::NO_LEADER));
         }
         self.poll_requests(task)?;
         self.poll_clock(task);

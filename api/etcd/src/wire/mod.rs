@@ -101,12 +101,16 @@ impl Wire {
             () = self.context.shutdown.cancelled() => return,
         };
         match spoken {
+            Ok(Some(Spoken::Member)) if serves == Serves::Peers => {
+                self.context.node.accept(Box::new(preface::Begun::new(begun.freeze(), stream)));
+            }
             Ok(Some(spoken)) => {
                 let shared = Arc::new(Shared { router, serves, peer });
                 tokio::select! {
                     () = async {
                         match spoken {
-                            Spoken::Http1 => self.speak_http1(stream, begun, shared).await,
+                            // Who speaks to the wrong port hears so in the way that most understand.
+                            Spoken::Http1 | Spoken::Member => self.speak_http1(stream, begun, shared).await,
                             Spoken::Http2 => speak_http2(stream, begun, shared).await,
                         }
                     } => {}

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 pub(super) enum Spoken {
     Http1,
     Http2,
+    /// What members say to each other.
+    Member,
 }
 
 /// Reads until it is clear what is spoken; what was read goes into `begun`, and is to be read again by who speaks it.
@@ -32,14 +34,16 @@ pub(super) async fn read<S: AsyncRead + Unpin>(
 }
 
 fn told(begun: &[u8]) -> Option<Spoken> {
-    let common = begun.iter().zip(PREFACE).take_while(|(byte, expected)| byte == expected).count();
-    if common == PREFACE.len() {
-        Some(Spoken::Http2)
-    } else if common < begun.len() {
-        Some(Spoken::Http1)
-    } else {
-        None
+    for (preface, spoken) in [(PREFACE, Spoken::Http2), (kelson_raft::GREETING, Spoken::Member)] {
+        let common = begun.iter().zip(preface).take_while(|(byte, expected)| byte == expected).count();
+        if common == preface.len() {
+            return Some(spoken);
+        }
+        if common == begun.len() {
+            return None;
+        }
     }
+    Some(Spoken::Http1)
 }
 
 /// A stream of which a part has been read already, to be read again.
@@ -102,6 +106,8 @@ mod tests {
         assert_eq!(told(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"), None);
         assert_eq!(told(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"), Some(Spoken::Http2));
         assert_eq!(told(b"G"), Some(Spoken::Http1));
+        assert_eq!((told(b"KELSON/1"), told(b"KELSON/1\nmore")), (None, Some(Spoken::Member)));
+        assert_eq!(told(b"KEY / HTTP/1.1"), Some(Spoken::Http1));
         assert_eq!(told(b"PRI * HTTP/1.1\r\n"), Some(Spoken::Http1));
         assert_eq!(told(b"POST / HTTP/1.1"), Some(Spoken::Http1));
     }

@@ -30,6 +30,7 @@ use frame::{DATA, Frame, SECTOR};
 use record::{Index, METAS, PUT_HEAD, Place};
 use spare::{Preparation, SPARE};
 
+#[cfg(feature = "rocksdb")]
 pub use recovery::has_log;
 
 /// Bytes of the first file; each is twice as large as the one before it, so that a small log takes little.

@@ -1,0 +1,173 @@
+//! One follower's appends: pipelined, answered in order, bounded on both sides.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Connection, Purpose, broken,
+    frame::{self, Frame, Frames},
+    message::{self, Append, Streamed},
+    roster::Roster,
+};
+use crate::node::Raft;
+
+/// Appends under way to a follower; the next one waits for an answer. With at most [`READ_BYTES`](crate::log) each this
+/// bounds what is in memory for a slow follower: the stream's own buffers hold far less.
+const WINDOW: usize = 32;
+
+const APPEND: u8 = 1;
+const APPENDED: u8 = 2;
+
+/// The leader's end of a stream.
+pub(crate) struct Appends {
+    frames: Frames<ReadHalf<Box<dyn Connection>>>,
+    writer: JoinHandle<()>,
+    window: Arc<Window>,
+    answered: u64,
+    /// Since when an answer is owed, or the last one.
+    since: Instant,
+    stall: std::time::Duration,
+}
+
+struct Window {
+    places: Semaphore,
+    sent: AtomicU64,
+    /// No more appends come.
+    ended: AtomicBool,
+    changed: Notify,
+}
+
+impl Drop for Appends {
+    fn drop(&mut self) {
+        self.writer.abort();
+    }
+}
+
+impl Appends {
+    /// Opens a stream to a member and sends it what `input` has.
+    pub(crate) async fn open<S>(roster: &Roster, target: u64, input: S) -> io::Result<Appends>
+    where
+        S: Stream<Item = Append> + Send + Unpin + 'static,
+    {
+        let (frames, into) = roster.open(target, Purpose::Appends).await?.split();
+        let window = Arc::new(Window {
+            places: Semaphore::new(WINDOW),
+            sent: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            changed: Notify::new(),
+        });
+        let writer = tokio::spawn(write(input, into, window.clone()));
+        Ok(Appends { frames, writer, window, answered: 0, since: Instant::now(), stall: roster.timing.stall })
+    }
+
+    /// The next answer; `None` when all appends are answered and no more come.
+    pub(crate) async fn next(&mut self) -> Option<io::Result<Streamed>> {
+        loop {
+            let owed = self.window.sent.load(Ordering::SeqCst) - self.answered;
+            if owed == 0 {
+                if self.window.ended.load(Ordering::SeqCst) {
+                    // Once more, or the last append could be missed.
+                    if self.window.sent.load(Ordering::SeqCst) == self.answered {
+                        return None;
+                    }
+                    continue;
+                }
+                self.since = Instant::now();
+            }
+            let limit = if owed == 0 { self.stall } else { self.stall.saturating_sub(self.since.elapsed()) };
+            let next = tokio::select! {
+                next = timeout(limit, self.frames.next()) => next,
+                () = self.window.changed.notified() => continue,
+            };
+            match next {
+                Ok(Ok(Some((APPENDED, body)))) => {
+                    self.answered += 1;
+                    self.since = Instant::now();
+                    self.window.places.add_permits(1);
+                    return Some(message::streamed(body).map_err(broken));
+                }
+                Ok(Ok(Some((kind, _)))) => return Some(Err(broken(format!("kind {kind} among answers to appends")))),
+                Ok(Ok(None)) => return Some(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Err(error)) => return Some(Err(error)),
+                Err(_) if owed == 0 => {}
+                Err(_) => return Some(Err(io::Error::new(io::ErrorKind::TimedOut, "appends are not answered"))),
+            }
+        }
+    }
+}
+
+async fn write<S, W>(mut input: S, mut into: WriteHalf<W>, window: Arc<Window>)
+where
+    S: Stream<Item = Append> + Send + Unpin,
+    W: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        // First the place, then the append: it carries all entries that have come meanwhile.
+        let Ok(place) = window.places.acquire().await else { break };
+        place.forget();
+        let Some(append) = input.next().await else { break };
+        let mut frame = Frame::new(APPEND);
+        message::put_append(&mut frame, &append);
+        window.sent.fetch_add(1, Ordering::SeqCst);
+        window.changed.notify_one();
+        // A stream that broke is noticed by who reads it.
+        if frame::write(&mut into, frame).await.is_err() {
+            break;
+        }
+    }
+    window.ended.store(true, Ordering::SeqCst);
+    window.changed.notify_one();
+    // The stream stays open for the answers.
+    std::future::pending::<()>().await;
+}
+
+/// The follower's end: hands appends to raft and answers each when raft has.
+pub(crate) async fn serve<S>(raft: Raft, roster: Arc<Roster>, frames: Frames<S>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (frames, mut into) = frames.split();
+    let broke = Arc::new(parking_lot::Mutex::new(None));
+    let failed = broke.clone();
+    let input = stream::unfold(frames, move |mut frames| {
+        let (failed, roster) = (failed.clone(), roster.clone());
+        async move {
+            let read = match frames.next().await {
+                Ok(Some((APPEND, body))) => message::append(body).map_err(broken),
+                Ok(Some((kind, _))) => Err(broken(format!("kind {kind} among appends"))),
+                Ok(None) => return None,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(append) => {
+                    roster.hear();
+                    Some((append, frames))
+                }
+                Err(error) => {
+                    *failed.lock() = Some(error);
+                    None
+                }
+            }
+        }
+    });
+    let mut answers = std::pin::pin!(raft.stream_append(input));
+    while let Some(answer) = answers.next().await {
+        let answer = answer.map_err(io::Error::other)?;
+        frame::write(&mut into, Frame::with(APPENDED, &message::encode_streamed(&answer))).await?;
+    }
+    let failed = broke.lock().take();
+    failed.map_or(Ok(()), Err)
+}

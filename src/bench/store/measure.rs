@@ -38,6 +38,8 @@ const LATENCY: [&str; 3] = ["p50_ms", "p99_ms", "p99_9_ms"];
 pub struct Bench<'a> {
     /// Where data directories are made.
     pub folder: &'a Path,
+    /// Members of a server.
+    pub members: usize,
     /// Longest that a phase of a run may take.
     pub deadline: Duration,
     /// Share of a peak that open loops send.
@@ -103,7 +105,7 @@ impl Bench<'_> {
     /// If the server misbehaves, a deadline passes, or the figures contradict each other.
     pub fn run(&self, workload: Workload, side: &Side, rate: Option<f64>) -> Result<Figures> {
         (self.show)("starting", 0.0);
-        let server = side.start(self.folder, self.deadline)?;
+        let server = side.start(self.members, self.folder, self.deadline)?;
         let fleet = Fleet::connect(server.url(), workload.connections, self.threads, self.deadline)?;
         let mut run = Run { bench: self, workload, server, fleet, next: 0 };
         let result = match workload.kind {

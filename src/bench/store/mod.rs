@@ -55,6 +55,9 @@ pub struct StoreBench {
     /// Keys of restart and the most keys of put-growth [default: 1,000,000 times the scale].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     pub keys: Option<u64>,
+    /// Members of each server, all on this machine; clients go to the one that leads, and CPU and memory are those of all.
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "endpoint", value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub members: u8,
     /// How often the sides take turns [default: 3, with --quick 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub alternations: Option<u32>,
@@ -152,6 +155,7 @@ fn compare(options: &StoreBench, stop: CancellationToken) -> Result<()> {
                 let what = format!("{} · {} · {alternation}/{alternations}", workload.name, side.name);
                 let bench = Bench {
                     folder: &folder,
+                    members: options.members.into(),
                     deadline: Duration::from_secs(options.deadline.into()),
                     share: options.rate,
                     threads: (cores() / 2).max(1),

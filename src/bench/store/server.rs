@@ -3,13 +3,13 @@
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kelson_benches::{Fleet, Method, frame, source};
-use kelson_wire::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use kelson_wire::pb::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse};
 use tempfile::TempDir;
 
 use crate::process::{Usage, usage};
@@ -69,22 +69,26 @@ impl Side {
         matches!(self.place, Place::Program(..))
     }
 
-    /// Starts it on an empty directory under `folder`, and waits until it answers a linearizable read.
+    /// Starts it with so many members, each on an empty directory under `folder`, and waits until they answer linearizable
+    /// reads.
     ///
     /// # Errors
-    /// If it ends instead, or does not answer within `limit`.
-    pub fn start(&self, folder: &Path, limit: Duration) -> Result<Server> {
-        let mut server = match &self.place {
-            Place::Endpoint(url) => Server { side: self.clone(), url: url.clone(), peer: String::new(), running: None },
-            Place::Program(..) => {
+    /// If one ends instead, or does not answer within `limit`.
+    pub fn start(&self, members: usize, folder: &Path, limit: Duration) -> Result<Server> {
+        let mut server = Server { side: self.clone(), members: Vec::new(), leader: 0 };
+        if let Place::Endpoint(url) = &self.place {
+            server.members.push(Member { url: url.clone(), peer: String::new(), running: None });
+        } else {
+            for _ in 0..members {
+                let [url, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
+                server.members.push(Member { url, peer, running: None });
+            }
+            for at in 0..members {
                 let data = tempfile::Builder::new().prefix("kelson-bench-").tempdir_in(folder);
                 let data = data.with_context(|| format!("a directory in {}; see --dir", folder.display()))?;
-                let [url, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
-                let mut server = Server { side: self.clone(), url, peer, running: None };
-                server.spawn(data)?;
-                server
+                server.spawn(at, data)?;
             }
-        };
+        }
         server.wait(limit)?;
         Ok(server)
     }
@@ -95,9 +99,15 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// A running server. Killed, and its data removed, when dropped.
+/// A running server of one member or several. Killed, and its data removed, when dropped.
 pub struct Server {
     side: Side,
+    members: Vec<Member>,
+    /// Place of the member that leads.
+    leader: usize,
+}
+
+struct Member {
     url: String,
     peer: String,
     running: Option<Running>,
@@ -118,27 +128,35 @@ impl Drop for Running {
 }
 
 impl Server {
-    /// Where it serves clients.
+    /// Where clients go: to the member that leads, which is the fastest for either side.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.members[self.leader].url
     }
 
-    /// CPU, memory and disk so far; `None` for an endpoint.
+    /// CPU, memory and disk so far of all members together; `None` for an endpoint.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If one has ended.
     pub fn usage(&self) -> Result<Option<Usage>> {
-        self.running.as_ref().map(|running| usage(running.child.id())).transpose()
+        let running = self.members.iter().filter_map(|member| member.running.as_ref());
+        let usages: Vec<Usage> = running.map(|running| usage(running.child.id())).collect::<Result<_>>()?;
+        Ok(usages.into_iter().reduce(|one, other| Usage {
+            cpu_seconds: one.cpu_seconds + other.cpu_seconds,
+            rss_bytes: one.rss_bytes + other.rss_bytes,
+            written_bytes: one.written_bytes + other.written_bytes,
+        }))
     }
 
-    fn spawn(&mut self, data: TempDir) -> Result<()> {
+    fn spawn(&mut self, at: usize, data: TempDir) -> Result<()> {
         let Place::Program(program, words) = &self.side.place else { bail!("an endpoint is not ours to start") };
+        let Member { url, peer, .. } = &self.members[at];
         let mut command = Command::new(program);
-        command.args(*words).args(["--name", "bench", "--log-level", "error", "--quota-backend-bytes", QUOTA]);
-        command.arg("--data-dir").arg(data.path().join("data"));
-        command.args(["--listen-client-urls", &self.url, "--advertise-client-urls", &self.url]);
-        command.args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer]);
-        command.arg("--initial-cluster").arg(format!("bench={}", self.peer));
+        command.args(*words).args(["--log-level", "error", "--quota-backend-bytes", QUOTA]);
+        command.arg("--name").arg(name(at)).arg("--data-dir").arg(data.path().join("data"));
+        command.args(["--listen-client-urls", url, "--advertise-client-urls", url]);
+        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+        let all = self.members.iter().enumerate().map(|(at, member)| format!("{}={}", name(at), member.peer));
+        command.arg("--initial-cluster").arg(all.collect::<Vec<_>>().join(","));
         // What it would read from the environment is not in the comparison.
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
             command.env_remove(variable);
@@ -146,7 +164,7 @@ impl Server {
         let log = std::fs::File::create(data.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        self.running = Some(Running { child, data: Some(data) });
+        self.members[at].running = Some(Running { child, data: Some(data) });
         Ok(())
     }
 
@@ -155,43 +173,50 @@ impl Server {
     /// # Errors
     /// If it ends instead, or does not answer within `limit`.
     pub fn start_again(&mut self, limit: Duration) -> Result<()> {
-        let data = self.running.take().and_then(|mut running| running.data.take());
-        self.spawn(data.context("an endpoint is not ours to start")?)?;
+        for at in 0..self.members.len() {
+            let data = self.members[at].running.take().and_then(|mut running| running.data.take());
+            self.spawn(at, data.context("an endpoint is not ours to start")?)?;
+        }
         self.wait(limit)
     }
 
-    /// Waits until it answers a linearizable read.
+    /// Waits until every member answers a linearizable read, and finds out who leads.
     fn wait(&mut self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
-        loop {
-            let error = match Fleet::connect(&self.url, 1, 1, ANSWER).and_then(|fleet| revision(&fleet)) {
-                Ok(_) => return Ok(()),
-                Err(error @ kelson_benches::Error::Url(_)) => return Err(error).context("--endpoint"),
-                Err(error) => error,
-            };
-            if let Some(status) = self.ended()? {
-                bail!("{} ended with {status} instead of serving: {}", self.side.name, self.last_words());
+        for at in 0..self.members.len() {
+            loop {
+                let asked = Fleet::connect(&self.members[at].url, 1, 1, ANSWER).and_then(|fleet| {
+                    revision(&fleet)?;
+                    leads(&fleet)
+                });
+                let error = match asked {
+                    Ok(leads) => {
+                        self.leader = if leads { at } else { self.leader };
+                        break;
+                    }
+                    Err(error @ kelson_benches::Error::Url(_)) => return Err(error).context("--endpoint"),
+                    Err(error) => error,
+                };
+                self.check("instead of serving")?;
+                if Instant::now() >= end {
+                    let seconds = limit.as_secs();
+                    bail!("{} does not serve after {seconds} s (see --deadline): {error}", self.side.name);
+                }
+                std::thread::sleep(PAUSE);
             }
-            if Instant::now() >= end {
-                let seconds = limit.as_secs();
-                bail!("{} does not serve after {seconds} s (see --deadline): {error}", self.side.name);
-            }
-            std::thread::sleep(PAUSE);
         }
+        Ok(())
     }
 
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(match &mut self.running {
-            Some(running) => running.child.try_wait()?,
-            None => None,
-        })
-    }
-
-    /// The last line that it logged.
-    fn last_words(&self) -> String {
-        let data = self.running.as_ref().and_then(|running| running.data.as_ref());
-        let log = data.and_then(|data| std::fs::read(data.path().join("log")).ok()).unwrap_or_default();
-        String::from_utf8_lossy(&log).lines().last().unwrap_or("it said nothing").to_owned()
+    /// Fails where a member has ended.
+    fn check(&mut self, what: &str) -> Result<()> {
+        for member in &mut self.members {
+            let Some(running) = &mut member.running else { continue };
+            if let Some(status) = running.child.try_wait()? {
+                bail!("{} ended with {status} {what}: {}", self.side.name, running.last_words());
+            }
+        }
+        Ok(())
     }
 
     /// Ends it as its operator would; its data stays until it is dropped.
@@ -199,27 +224,48 @@ impl Server {
     /// # Errors
     /// If it does not end, or had ended by itself.
     pub fn end(&mut self) -> Result<()> {
-        if let Some(status) = self.ended()? {
-            bail!("{} ended with {status} under load: {}", self.side.name, self.last_words());
+        self.check("under load")?;
+        for running in self.members.iter().filter_map(|member| member.running.as_ref()) {
+            let pid = i32::try_from(running.child.id())?;
+            // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
         }
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let pid = i32::try_from(running.child.id())?;
-        // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
         let limit = Instant::now() + END;
-        loop {
-            if let Some(status) = running.child.try_wait()? {
-                if !status.success() && status.signal() != Some(libc::SIGTERM) {
-                    bail!("{} ended with {status}: {}", self.side.name, self.last_words());
+        for running in self.members.iter_mut().filter_map(|member| member.running.as_mut()) {
+            let status = loop {
+                if let Some(status) = running.child.try_wait()? {
+                    break status;
                 }
-                return Ok(());
+                if Instant::now() >= limit {
+                    bail!("{} does not end {} s after SIGTERM", self.side.name, END.as_secs());
+                }
+                std::thread::sleep(PAUSE);
+            };
+            if !status.success() && status.signal() != Some(libc::SIGTERM) {
+                bail!("{} ended with {status}: {}", self.side.name, running.last_words());
             }
-            if Instant::now() >= limit {
-                bail!("{} does not end {} s after SIGTERM", self.side.name, END.as_secs());
-            }
-            std::thread::sleep(PAUSE);
         }
+        Ok(())
     }
+}
+
+impl Running {
+    /// The last line that it logged.
+    fn last_words(&self) -> String {
+        let data = self.data.as_ref();
+        let log = data.and_then(|data| std::fs::read(data.path().join("log")).ok()).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().last().unwrap_or("it said nothing").to_owned()
+    }
+}
+
+fn name(at: usize) -> String {
+    format!("bench{at}")
+}
+
+/// Whether the member that is asked leads.
+fn leads(fleet: &Fleet) -> Result<bool, kelson_benches::Error> {
+    let answer: StatusResponse = source::decode(fleet.call(Method::Status, frame(&StatusRequest {}), ANSWER)?)?;
+    Ok(answer.header.is_some_and(|header| header.member_id == answer.leader))
 }
 
 /// The store's revision, by a linearizable read.

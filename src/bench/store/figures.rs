@@ -71,6 +71,7 @@ const RATIOS: &[(&str, &str, Better)] = &[
     ("written_ratio", "written_per_stored", Better::Lower),
     ("event_p99_ratio", "event_p99_ms", Better::Lower),
     ("p99_growth_ratio", "p99_growth", Better::Lower),
+    ("caught_up_ratio", "caught_up_seconds", Better::Lower),
     ("restart_ratio", "restart_seconds", Better::Lower),
     ("restarted_rss_ratio", "restarted_rss_mib", Better::Lower),
     ("throughput_kept_ratio", "throughput_kept", Better::Higher),

@@ -1,5 +1,6 @@
 //! One run: one workload on one side.
 
+mod catch_up;
 mod growth;
 mod lease;
 mod list;
@@ -118,6 +119,7 @@ impl Bench<'_> {
             Kind::Restart => run.restart(),
             Kind::Growth => run.growth(),
             Kind::Overload => run.overload(),
+            Kind::CatchUp => run.catch_up(),
         };
         if !side.is_program() {
             run.clean()?;

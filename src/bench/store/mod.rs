@@ -140,6 +140,11 @@ fn compare(options: &StoreBench, stop: CancellationToken) -> Result<()> {
         }
         workloads.retain(Workload::suits_endpoint);
     }
+    if let Some(row) = workloads.iter().find(|row| !row.suits_members(options.members) && !options.workload.is_empty())
+    {
+        bail!("{} is about a cluster: it needs --members 3 or more", row.name);
+    }
+    workloads.retain(|row| row.suits_members(options.members));
     let workloads: Vec<_> = workloads.into_iter().map(|row| row.scaled(scale).with_keys(options.keys)).collect();
     let folder = options.dir.clone().unwrap_or_else(std::env::temp_dir);
 

@@ -115,6 +115,8 @@ struct Member {
 
 struct Running {
     child: Child,
+    /// Ended in order, and not started again yet.
+    ended: bool,
     /// Removed with this; taken out where the next process goes on with it.
     data: Option<TempDir>,
 }
@@ -139,6 +141,7 @@ impl Server {
     /// If one has ended.
     pub fn usage(&self) -> Result<Option<Usage>> {
         let running = self.members.iter().filter_map(|member| member.running.as_ref());
+        let running = running.filter(|running| !running.ended);
         let usages: Vec<Usage> = running.map(|running| usage(running.child.id())).collect::<Result<_>>()?;
         Ok(usages.into_iter().reduce(|one, other| Usage {
             cpu_seconds: one.cpu_seconds + other.cpu_seconds,
@@ -164,7 +167,7 @@ impl Server {
         let log = std::fs::File::create(data.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        self.members[at].running = Some(Running { child, data: Some(data) });
+        self.members[at].running = Some(Running { child, ended: false, data: Some(data) });
         Ok(())
     }
 
@@ -184,34 +187,63 @@ impl Server {
     fn wait(&mut self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         for at in 0..self.members.len() {
-            loop {
-                let asked = Fleet::connect(&self.members[at].url, 1, 1, ANSWER).and_then(|fleet| {
-                    revision(&fleet)?;
-                    leads(&fleet)
-                });
-                let error = match asked {
-                    Ok(leads) => {
-                        self.leader = if leads { at } else { self.leader };
-                        break;
-                    }
-                    Err(error @ kelson_benches::Error::Url(_)) => return Err(error).context("--endpoint"),
-                    Err(error) => error,
-                };
-                self.check("instead of serving")?;
-                if Instant::now() >= end {
-                    let seconds = limit.as_secs();
-                    bail!("{} does not serve after {seconds} s (see --deadline): {error}", self.side.name);
-                }
-                std::thread::sleep(PAUSE);
-            }
+            let (_, leads) = self.wait_for(at, end)?;
+            self.leader = if leads { at } else { self.leader };
         }
         Ok(())
     }
 
+    /// Waits until a member answers a linearizable read; returns the revision that it reads, and whether it leads.
+    fn wait_for(&mut self, at: usize, end: Instant) -> Result<(i64, bool)> {
+        loop {
+            let asked = Fleet::connect(&self.members[at].url, 1, 1, ANSWER)
+                .and_then(|fleet| Ok((revision(&fleet)?, leads(&fleet)?)));
+            let error = match asked {
+                Ok(answer) => return Ok(answer),
+                Err(error @ kelson_benches::Error::Url(_)) => return Err(error).context("--endpoint"),
+                Err(error) => error,
+            };
+            self.check("instead of serving")?;
+            if Instant::now() >= end {
+                bail!("{} does not serve in time (see --deadline): {error}", self.side.name);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Ends a member that does not lead; returns its place.
+    ///
+    /// # Errors
+    /// As [`Server::end`].
+    pub fn end_follower(&mut self) -> Result<usize> {
+        let at = (0..self.members.len()).find(|at| *at != self.leader).context("there is no other member")?;
+        self.check("under load")?;
+        let Self { side, members, .. } = self;
+        let running = members[at].running.as_mut().context("an endpoint is not ours to end")?;
+        running.ask_to_end()?;
+        running.wait_for_end(side, Instant::now() + END)?;
+        Ok(at)
+    }
+
+    /// Starts an ended member again, and returns how long it took until it read what had been written before.
+    ///
+    /// # Errors
+    /// If it ends instead, or does not read that within `limit`.
+    pub fn start_follower(&mut self, at: usize, limit: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let (written, _) = self.wait_for(self.leader, began + limit)?;
+        let data = self.members[at].running.take().and_then(|mut running| running.data.take());
+        self.spawn(at, data.context("an endpoint is not ours to start")?)?;
+        while self.wait_for(at, began + limit)?.0 < written {
+            std::thread::sleep(PAUSE);
+        }
+        Ok(began.elapsed())
+    }
+
     /// Fails where a member has ended.
     fn check(&mut self, what: &str) -> Result<()> {
-        for member in &mut self.members {
-            let Some(running) = &mut member.running else { continue };
+        let running = self.members.iter_mut().filter_map(|member| member.running.as_mut());
+        for running in running.filter(|running| !running.ended) {
             if let Some(status) = running.child.try_wait()? {
                 bail!("{} ended with {status} {what}: {}", self.side.name, running.last_words());
             }
@@ -226,30 +258,42 @@ impl Server {
     pub fn end(&mut self) -> Result<()> {
         self.check("under load")?;
         for running in self.members.iter().filter_map(|member| member.running.as_ref()) {
-            let pid = i32::try_from(running.child.id())?;
-            // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
+            running.ask_to_end()?;
         }
         let limit = Instant::now() + END;
-        for running in self.members.iter_mut().filter_map(|member| member.running.as_mut()) {
-            let status = loop {
-                if let Some(status) = running.child.try_wait()? {
-                    break status;
-                }
-                if Instant::now() >= limit {
-                    bail!("{} does not end {} s after SIGTERM", self.side.name, END.as_secs());
-                }
-                std::thread::sleep(PAUSE);
-            };
-            if !status.success() && status.signal() != Some(libc::SIGTERM) {
-                bail!("{} ended with {status}: {}", self.side.name, running.last_words());
-            }
+        let Self { side, members, .. } = self;
+        for running in members.iter_mut().filter_map(|member| member.running.as_mut()) {
+            running.wait_for_end(side, limit)?;
         }
         Ok(())
     }
 }
 
 impl Running {
+    fn ask_to_end(&self) -> Result<()> {
+        let pid = i32::try_from(self.child.id())?;
+        // SAFETY: kill(2) has no memory effects, and the child has not been waited for, so the id is still its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        Ok(())
+    }
+
+    fn wait_for_end(&mut self, side: &Side, limit: Instant) -> Result<()> {
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= limit {
+                bail!("{} does not end {} s after SIGTERM", side.name, END.as_secs());
+            }
+            std::thread::sleep(PAUSE);
+        };
+        if !status.success() && status.signal() != Some(libc::SIGTERM) {
+            bail!("{} ended with {status}: {}", side.name, self.last_words());
+        }
+        self.ended = true;
+        Ok(())
+    }
+
     /// The last line that it logged.
     fn last_words(&self) -> String {
         let data = self.data.as_ref();

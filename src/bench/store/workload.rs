@@ -41,6 +41,8 @@ pub enum Kind {
     Growth,
     /// Ten times as many puts as are answered.
     Overload,
+    /// Puts at a fixed rate while a member that was away gets what it lacks.
+    CatchUp,
 }
 
 /// A row.
@@ -211,6 +213,17 @@ pub const WORKLOADS: &[Workload] = &[
         seconds: 10.0,
         ..USUAL
     },
+    Workload {
+        name: "catch-up",
+        about: "5,000 puts of 256 bytes a second while a member that lacks 1,000,000 catches up; needs --members 3 or more",
+        kind: Kind::CatchUp,
+        keys: 1_000_000,
+        length: 256,
+        operations: 1_000_000,
+        seconds: 10.0,
+        rate: 5_000.0,
+        ..USUAL
+    },
 ];
 
 impl Workload {
@@ -224,7 +237,12 @@ impl Workload {
 
     /// Whether a server that runs already can be asked for it.
     pub fn suits_endpoint(&self) -> bool {
-        self.kind != Kind::Restart
+        !matches!(self.kind, Kind::Restart | Kind::CatchUp)
+    }
+
+    /// Whether a server of so many members can be asked for it.
+    pub fn suits_members(&self, members: u8) -> bool {
+        self.kind != Kind::CatchUp || members >= 3
     }
 
     /// Of this share of its full size; at least so large that its figures mean something.

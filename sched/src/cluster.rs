@@ -462,7 +462,7 @@ impl Cluster {
 /// Why a node does not take a pod: of the first filter that rejects.
 pub(crate) fn reasons(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, id: NodeId) -> Vec<Reason> {
     if let Err(barred) = lens.look(state, class, state.node(id)) {
-        return lens::reason(state, barred).into_iter().collect();
+        return lens::reason(barred).into_iter().collect();
     }
     let shortages = lens::shortages(state, class, id);
     if !shortages.is_empty() {

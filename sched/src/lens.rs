@@ -27,7 +27,7 @@ pub(crate) enum Barred {
     Absent,
     Unschedulable,
     Name,
-    Taint { set: u32, first: usize },
+    Taint,
     Affinity,
 }
 
@@ -82,7 +82,7 @@ impl Lens {
         }
         let against = match self.judge_taints(state, class, node.taints) {
             TaintVerdict::Tolerated { against } => against,
-            TaintVerdict::Untolerated { first } => return Err(Barred::Taint { set: node.taints, first }),
+            TaintVerdict::Untolerated => return Err(Barred::Taint),
         };
         if !self.admits(state, node) {
             return Err(Barred::Affinity);
@@ -113,15 +113,12 @@ impl Lens {
 }
 
 /// The reason behind a bar; `None` for a node that is not there.
-pub(crate) fn reason(state: &State, barred: Barred) -> Option<Reason> {
+pub(crate) fn reason(barred: Barred) -> Option<Reason> {
     match barred {
         Barred::Absent => None,
         Barred::Unschedulable => Some(Reason::Unschedulable),
         Barred::Name => Some(Reason::OtherNodeName),
-        Barred::Taint { set, first } => {
-            let taint = &state.taints(set)[first];
-            Some(Reason::Untolerated { key: taint.key.as_str().into(), value: taint.value.as_str().into() })
-        }
+        Barred::Taint => Some(Reason::Untolerated),
         Barred::Affinity => Some(Reason::Affinity),
     }
 }

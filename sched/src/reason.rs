@@ -22,10 +22,8 @@ pub enum Filter {
 pub enum Reason {
     Unschedulable,
     OtherNodeName,
-    Untolerated {
-        key: Arc<str>,
-        value: Arc<str>,
-    },
+    /// A taint that the pod does not tolerate.
+    Untolerated,
     /// Node selector or required affinity.
     Affinity,
     /// Not among the nodes that required affinity names.
@@ -49,7 +47,7 @@ impl Reason {
         match self {
             Reason::Unschedulable => Filter::NodeUnschedulable,
             Reason::OtherNodeName => Filter::NodeName,
-            Reason::Untolerated { .. } => Filter::TaintToleration,
+            Reason::Untolerated => Filter::TaintToleration,
             Reason::Affinity | Reason::NotNamed => Filter::NodeAffinity,
             Reason::Ports => Filter::NodePorts,
             Reason::TooManyPods | Reason::Insufficient(_) => Filter::NodeResourcesFit,
@@ -64,7 +62,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Unschedulable => f.write_str("node(s) were unschedulable"),
             Reason::OtherNodeName => f.write_str("node(s) didn't match the requested node name"),
-            Reason::Untolerated { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
+            Reason::Untolerated => f.write_str("node(s) had untolerated taint(s)"),
             Reason::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Reason::NotNamed => f.write_str("node(s) didn't satisfy plugin(s) [NodeAffinity]"),
             Reason::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
@@ -150,12 +148,12 @@ mod tests {
     fn messages_read_as_kube_scheduler_writes_them() {
         let mut diagnosis = Diagnosis { nodes: 15, ..Diagnosis::default() };
         diagnosis.reasons.insert(Reason::Insufficient("cpu".into()), 2);
-        diagnosis.reasons.insert(Reason::Untolerated { key: "gpu".into(), value: "yes".into() }, 3);
+        diagnosis.reasons.insert(Reason::Untolerated, 3);
         diagnosis.reasons.insert(Reason::Unschedulable, 10);
         assert_eq!(
             diagnosis.to_string(),
             "0/15 nodes are available: 10 node(s) were unschedulable, 2 Insufficient cpu, \
-             3 node(s) had untolerated taint {gpu: yes}."
+             3 node(s) had untolerated taint(s)."
         );
         assert!(diagnosis.filters().contains(Filter::NodeResourcesFit));
         assert!(!diagnosis.filters().contains(Filter::NodePorts));

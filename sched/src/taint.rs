@@ -68,20 +68,20 @@ impl Toleration {
 pub(crate) enum TaintVerdict {
     /// It may run there; this many `PreferNoSchedule` taints speak against it.
     Tolerated { against: u32 },
-    /// It may not: the first taint, by its place in the set, that it does not tolerate.
-    Untolerated { first: usize },
+    /// It may not.
+    Untolerated,
 }
 
 /// Judges a node's taints, in their order.
 pub(crate) fn judge(taints: &[Taint], tolerations: &[Toleration]) -> TaintVerdict {
     let mut against = 0;
-    for (first, taint) in taints.iter().enumerate() {
+    for taint in taints {
         if tolerations.iter().any(|toleration| toleration.tolerates(taint)) {
             continue;
         }
         match taint.effect {
             Effect::PreferNoSchedule => against += 1,
-            Effect::NoSchedule | Effect::NoExecute => return TaintVerdict::Untolerated { first },
+            Effect::NoSchedule | Effect::NoExecute => return TaintVerdict::Untolerated,
         }
     }
     TaintVerdict::Tolerated { against }
@@ -124,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn preferences_count_and_the_first_hard_taint_is_named() {
+    fn preferences_count_and_hard_taints_keep_away() {
         let taints = [
             taint("a", "", Effect::PreferNoSchedule),
             taint("b", "", Effect::NoExecute),
             taint("c", "", Effect::NoSchedule),
         ];
-        assert_eq!(judge(&taints, &[]), TaintVerdict::Untolerated { first: 1 });
+        assert_eq!(judge(&taints, &[]), TaintVerdict::Untolerated);
         let all_hard = [
             toleration("b", TolerationOperator::Exists, "", None),
             toleration("c", TolerationOperator::Exists, "", None),

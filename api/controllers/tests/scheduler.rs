@@ -211,7 +211,7 @@ async fn pods_wait_for_what_lets_them_through() {
     world.pod("first", 500, json!({})).await;
     world.until("the open node", |pods| node_of(&pods["first"]) == "open").await;
     world.pod("second", 500, json!({})).await;
-    let why = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {gpu: yes}, \
+    let why = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), \
                1 node(s) were unschedulable.";
     world.until("the reason", |pods| told(&pods["second"]) == why).await;
     let mut pace = tokio::time::interval(PACE);

@@ -57,7 +57,7 @@ impl Naive {
         for taint in &node.taints {
             let hard = taint.effect != Effect::PreferNoSchedule;
             if hard && !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
-                return vec![format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value)];
+                return vec!["node(s) had untolerated taint(s)".into()];
             }
         }
         let selected = pod.node_selector.iter().all(|(key, value)| label(node, key) == Some(value));

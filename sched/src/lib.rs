@@ -22,6 +22,7 @@ mod cluster;
 mod columns;
 mod constraint;
 mod contest;
+mod device;
 mod intern;
 mod journal;
 mod ledger;
@@ -30,6 +31,7 @@ mod nomination;
 mod plan;
 mod pod;
 mod preemption;
+mod profile;
 mod queue;
 mod reason;
 mod resources;
@@ -39,13 +41,19 @@ mod state;
 mod sync;
 mod taint;
 mod topology;
+mod volume;
 mod worker;
 
 pub use cluster::{Cluster, Decision, Tenure, Usage, Verdict};
 pub use constraint::{LabelSelector, Pairs, PodTerm, SpreadConstraint};
+pub use device::{
+    AllocatedDevice, Allocation, Attribute, Device, DeviceAsk, DeviceClaim, DeviceConstraint, DeviceCount,
+    DeviceRequest, DeviceSlice, MAX_ALTERNATIVES, MAX_CONSUMERS, MAX_DEVICES, Reach, Selectors,
+};
 pub use ledger::NodeId;
 pub use pod::{Class, HostPort, Pod, PodId, PodTemplate, Protocol};
 pub use preemption::{Budget, Cost, Preemption};
+pub use profile::{FitStrategy, Profile, SpreadDefaults, Weights};
 pub use queue::{Events, Queue, Waits};
 pub use reason::{Diagnosis, Filter, FilterSet, Reason};
 pub use resources::{ContainerRequests, DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Requests, Resources};
@@ -53,3 +61,7 @@ pub use score::{AFFINITY_WEIGHT, MAX_SCORE, POD_AFFINITY_WEIGHT, SPREAD_WEIGHT, 
 pub use selector::{NodeSelectorTerm, Operator, Requirement};
 pub use state::NodeSpec;
 pub use taint::{Effect, Taint, Toleration, TolerationOperator};
+pub use volume::{
+    AccessModes, Attachment, ClaimReference, Disk, StorageCapacity, StorageClass, Volume, VolumeClaim, VolumePlan,
+    VolumeUse,
+};

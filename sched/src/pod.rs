@@ -12,6 +12,7 @@ use crate::constraint::{Pairs, PodTerm, SpreadConstraint};
 use crate::resources::Requests;
 use crate::selector::{NodeSelectorTerm, named_nodes};
 use crate::taint::{Toleration, tolerates_cordon};
+use crate::volume::VolumeUse;
 
 /// The caller's own number for a pod. One pod, one number, for as long as the core knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +65,15 @@ pub struct PodTemplate {
     pub preferred_affinity: Vec<(i32, PodTerm)>,
     /// Preferred pod anti-affinity, likewise.
     pub preferred_anti_affinity: Vec<(i32, PodTerm)>,
+    /// Which profile decides, by its place in the list that the cluster was made with.
+    pub profile: usize,
+    pub volumes: Vec<VolumeUse>,
+    /// Names of the ResourceClaims of the pod's namespace that it uses, those made from templates included.
+    pub claims: Vec<Arc<str>>,
+    /// The pod's uid, where it owns ephemeral volumes or uses claims; `None` elsewhere, so that equal pods are one class.
+    pub uid: Option<Arc<str>>,
+    /// Features that its node has to declare, sorted.
+    pub features: Vec<Arc<str>>,
 }
 
 /// A class of equal pods, known to one [`crate::Cluster`]. Hold it for as long as a pod of it may be scheduled.

@@ -13,8 +13,54 @@ pub enum Filter {
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    VolumeRestrictions,
+    NodeVolumeLimits,
+    VolumeBinding,
+    VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    DynamicResources,
+    NodeDeclaredFeatures,
+}
+
+impl Filter {
+    /// All filters, in their order.
+    pub const ALL: [Filter; 14] = [
+        Filter::NodeUnschedulable,
+        Filter::NodeName,
+        Filter::TaintToleration,
+        Filter::NodeAffinity,
+        Filter::NodePorts,
+        Filter::NodeResourcesFit,
+        Filter::VolumeRestrictions,
+        Filter::NodeVolumeLimits,
+        Filter::VolumeBinding,
+        Filter::VolumeZone,
+        Filter::PodTopologySpread,
+        Filter::InterPodAffinity,
+        Filter::DynamicResources,
+        Filter::NodeDeclaredFeatures,
+    ];
+
+    /// The plugin's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::NodeUnschedulable => "NodeUnschedulable",
+            Filter::NodeName => "NodeName",
+            Filter::TaintToleration => "TaintToleration",
+            Filter::NodeAffinity => "NodeAffinity",
+            Filter::NodePorts => "NodePorts",
+            Filter::NodeResourcesFit => "NodeResourcesFit",
+            Filter::VolumeRestrictions => "VolumeRestrictions",
+            Filter::NodeVolumeLimits => "NodeVolumeLimits",
+            Filter::VolumeBinding => "VolumeBinding",
+            Filter::VolumeZone => "VolumeZone",
+            Filter::PodTopologySpread => "PodTopologySpread",
+            Filter::InterPodAffinity => "InterPodAffinity",
+            Filter::DynamicResources => "DynamicResources",
+            Filter::NodeDeclaredFeatures => "NodeDeclaredFeatures",
+        }
+    }
 }
 
 /// Why one node rejects one pod. `NodeResourcesFit` alone may give several reasons for one node.
@@ -85,11 +131,16 @@ pub struct FilterSet(u16);
 
 impl FilterSet {
     /// Every filter: for a pod that failed for no filter's reason.
-    pub const ALL: FilterSet = FilterSet(0xff);
+    pub const ALL: FilterSet = FilterSet(0x3fff);
 
     /// Adds a filter.
     pub fn insert(&mut self, filter: Filter) {
         self.0 |= 1 << filter as u8;
+    }
+
+    /// Takes a filter out.
+    pub fn remove(&mut self, filter: Filter) {
+        self.0 &= !(1 << filter as u8);
     }
 
     /// Whether the filter is in the set.

@@ -28,6 +28,8 @@ pub struct NodeSpec {
     pub unschedulable: bool,
     /// Names of images on the node, each with its size in bytes.
     pub images: Vec<(Arc<str>, i64)>,
+    /// `status.declaredFeatures`.
+    pub features: Vec<Arc<str>>,
 }
 
 /// One row's facts beside the ledger's.

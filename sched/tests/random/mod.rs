@@ -57,7 +57,17 @@ pub fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
         allocatable.set_extended("example.com/gpu", pick(rng, &[1, 2, 4]));
     }
     let pods = pick(rng, &[0, 2, 5, 110]);
-    NodeSpec { name: name.into(), allocatable, pods, labels, taints, unschedulable: rng.random_bool(0.1), images }
+    let features = Vec::new();
+    NodeSpec {
+        name: name.into(),
+        allocatable,
+        pods,
+        labels,
+        taints,
+        unschedulable: rng.random_bool(0.1),
+        images,
+        features,
+    }
 }
 
 pub fn requirement(rng: &mut StdRng) -> Requirement {

@@ -359,6 +359,7 @@ impl From<raw::Node<'_>> for NodeView {
                 taints: node.spec.taints.iter().filter_map(taint).collect(),
                 unschedulable: node.spec.unschedulable,
                 images: images.collect(),
+                features: Vec::new(),
             },
             meta,
         }

@@ -1,12 +1,11 @@
 //! A class's constraints on other pods, with their tallies held.
 
 use crate::census::{Carried, Census, ProfileId, Pull, Query, Scope, TallyId};
+use crate::constraint::SpreadConstraint;
 use crate::intern::{Interner, Symbol};
 use crate::pod::PodTemplate;
-
-/// What a required affinity term of a pod that is there adds to the score of one that it selects
-/// (`hardPodAffinityWeight`).
-const REQUIRED_PULL: i32 = 1;
+use crate::profile::Profile;
+use crate::reason::Filter;
 
 /// One topology spread constraint.
 #[derive(Debug)]
@@ -48,10 +47,13 @@ pub(crate) struct Bonds {
 
 impl Bonds {
     /// Holds what a template counts and carries, until [`Bonds::release`].
-    pub fn of(template: &PodTemplate, census: &mut Census, labels: &mut Interner) -> Bonds {
-        let profile = census.hold_profile(&template.namespace, &template.labels);
-        let mut bonds = Bonds { profile, all_topologies: !template.spread_defaulted, ..Bonds::default() };
-        for constraint in &template.spread {
+    pub fn of(template: &PodTemplate, profile: &Profile, census: &mut Census, labels: &mut Interner) -> Bonds {
+        let on = |filter| profile.filters.contains(filter);
+        let (spreads, keeps) = (on(Filter::PodTopologySpread), on(Filter::InterPodAffinity));
+        let pods = census.hold_profile(&template.namespace, &template.labels);
+        let mut bonds = Bonds { profile: pods, all_topologies: !template.spread_defaulted, ..Bonds::default() };
+        let wanted = |one: &&SpreadConstraint| if one.hard { spreads } else { profile.weights.topology_spread != 0 };
+        for constraint in template.spread.iter().filter(wanted) {
             let query = constraint
                 .selector
                 .clone()
@@ -68,14 +70,14 @@ impl Bonds {
             };
             if constraint.hard { bonds.hard.push(spread) } else { bonds.soft.push(spread) }
         }
-        if !template.affinity.is_empty() {
+        if keeps && !template.affinity.is_empty() {
             let query = Query::Selected(template.affinity.iter().map(Scope::of).collect());
             for term in &template.affinity {
                 let tally = census.hold_query(query.clone());
                 bonds.affinity.push(Link { tally, key: labels.hold(&term.topology_key), weight: 1 });
             }
         }
-        for term in &template.anti_affinity {
+        for term in template.anti_affinity.iter().filter(|_| keeps) {
             let tally = census.hold_query(Query::Selected(vec![Scope::of(term)]));
             bonds.anti_affinity.push(Link { tally, key: labels.hold(&term.topology_key), weight: 1 });
         }
@@ -83,13 +85,15 @@ impl Bonds {
         let away = template.preferred_anti_affinity.iter().map(|(weight, term)| (-*weight, term));
         for (weight, term) in towards.chain(away) {
             let query = Query::Selected(vec![Scope::of(term)]);
-            let tally = census.hold_query(query.clone());
-            bonds.preferred.push(Link { tally, key: labels.hold(&term.topology_key), weight: i64::from(weight) });
+            if profile.weights.pod_affinity != 0 {
+                let tally = census.hold_query(query.clone());
+                bonds.preferred.push(Link { tally, key: labels.hold(&term.topology_key), weight: i64::from(weight) });
+            }
             let carried = Carried { query, key: labels.hold(&term.topology_key), pull: Pull::Weight(weight) };
             bonds.keys.push(carried.key);
             bonds.carries.push(census.hold_term(carried));
         }
-        let pulls = template.affinity.iter().map(|term| (Pull::Weight(REQUIRED_PULL), term));
+        let pulls = template.affinity.iter().map(|term| (Pull::Required, term));
         let bars = template.anti_affinity.iter().map(|term| (Pull::Bar, term));
         for (pull, term) in pulls.chain(bars) {
             let query = Query::Selected(vec![Scope::of(term)]);

@@ -84,7 +84,9 @@ impl Query {
 pub(crate) enum Pull {
     /// Required anti-affinity: keeps it away.
     Bar,
-    /// Adds this much to the score.
+    /// Required affinity: draws it, as much as its profile says.
+    Required,
+    /// Preferred affinity: adds this much to the score.
     Weight(i32),
 }
 

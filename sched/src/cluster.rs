@@ -9,16 +9,18 @@ use crate::bond::Bonds;
 use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
 use crate::constraint::Pairs;
 use crate::ledger::NodeId;
-use crate::lens::{self, Lens};
 use crate::nomination::Nominee;
-use crate::pod::{Class, Classes, Pod, PodId, PodTemplate};
+use crate::pod::{Class, Classes, Parts, Pod, PodId, PodTemplate};
 use crate::preemption::{Budget, Order};
+use crate::profile::Profile;
 use crate::queue::Events;
 use crate::reason::{Diagnosis, Reason};
 use crate::resources::Resources;
-use crate::score::Scores;
+use crate::score::{Scores, Scoring};
 use crate::state::{NodeSpec, State};
-use crate::topology::{self, Topology};
+use crate::topology;
+use crate::view::View;
+use crate::volume::VolumePlan;
 use crate::worker::{Worker, score_all};
 
 /// Batches below this size are placed by one worker: threads would cost more than they save.
@@ -66,6 +68,14 @@ pub(crate) struct Placed {
     pub node: NodeId,
     pub class: Arc<Class>,
     pub tenure: Tenure,
+    /// What was promised to it, where it has volumes or claims.
+    pub holdings: Option<Box<Holdings>>,
+}
+
+/// What a pod was promised beside capacity.
+#[derive(Debug, Default)]
+pub(crate) struct Holdings {
+    pub volumes: VolumePlan,
 }
 
 /// A class that found no node in a batch.
@@ -81,6 +91,7 @@ struct Failure {
 pub struct Cluster {
     pub(crate) state: State,
     classes: Classes,
+    profiles: Vec<Arc<Profile>>,
     pub(crate) pods: FxHashMap<PodId, Placed>,
     workers: Vec<Worker>,
     pub(crate) nominees: FxHashMap<PodId, Nominee>,
@@ -101,7 +112,14 @@ impl Cluster {
     /// An empty cluster, whose large batches `workers` threads (at least 1) place together. Choices among equally good
     /// nodes follow from `seed`.
     pub fn new(workers: usize, seed: u64) -> Cluster {
+        Cluster::with_profiles(workers, seed, vec![Profile::default()])
+    }
+
+    /// The same with profiles, of which pods name theirs by its place; the first stands in where there is none.
+    pub fn with_profiles(workers: usize, seed: u64, profiles: Vec<Profile>) -> Cluster {
+        let profiles = if profiles.is_empty() { vec![Profile::default()] } else { profiles };
         Cluster {
+            profiles: profiles.into_iter().map(Arc::new).collect(),
             state: State::new(),
             classes: Classes::default(),
             pods: FxHashMap::default(),
@@ -166,9 +184,16 @@ impl Cluster {
             self.sweep();
         }
         let state = &mut self.state;
+        let profile = self.profiles.get(template.profile).unwrap_or(&self.profiles[0]);
         let make = || {
             let demand = state.columns.demand(&mut state.ledger, &template.requests, &template.host_ports);
-            (demand, Bonds::of(template, &mut state.census, &mut state.labels))
+            Parts {
+                apart: state.columns.part(&demand, profile),
+                scoring: Scoring::of(profile, &template.requests, &demand, &state.columns),
+                bonds: Bonds::of(template, profile, &mut state.census, &mut state.labels),
+                profile: profile.clone(),
+                demand,
+            }
         };
         self.classes.get(template, make)
     }
@@ -208,7 +233,8 @@ impl Cluster {
         // Booked before the old place is released: the row of an absent node lives by its pods.
         self.state.book(node, &class, !tenure.terminating);
         self.move_in(id, node);
-        if let Some(before) = self.pods.insert(id, Placed { node, class, tenure }) {
+        if let Some(before) = self.pods.insert(id, Placed { node, class, tenure, holdings: None }) {
+            self.give_back(&before);
             self.move_out(id, before.node);
             self.state.release(before.node, &before.class, !before.tenure.terminating);
         }
@@ -225,6 +251,7 @@ impl Cluster {
     pub fn remove_pod(&mut self, id: PodId) -> Option<NodeId> {
         self.denominate(id);
         let placed = self.pods.remove(&id)?;
+        self.give_back(&placed);
         self.move_out(id, placed.node);
         self.state.release(placed.node, &placed.class, !placed.tenure.terminating);
         Some(placed.node)
@@ -246,7 +273,8 @@ impl Cluster {
         self.state.reserve_journal(pods.len());
         let mut chosen = vec![None; pods.len()];
         // What a pod sees of others depends on the order in which they come.
-        let apart = || self.nominees.is_empty() && pods.iter().all(|pod| !topology::is_bound(&self.state, &pod.class));
+        let alone = |pod: &Pod| pod.class.attached || topology::is_bound(&self.state, &pod.class);
+        let apart = || self.nominees.is_empty() && !pods.iter().any(alone);
         if self.workers.len() > 1 && pods.len() >= PARALLEL_MIN && apart() {
             self.place_together(pods, &mut chosen);
         }
@@ -297,11 +325,11 @@ impl Cluster {
     /// A pod for which room was made goes there, if it can.
     fn place_nominee(&mut self, pod: &Pod) -> Option<NodeId> {
         let node = self.nominated(pod.id)?;
-        let mut lens = Lens::new(&self.state, &pod.class);
-        let topology = Topology::new(&self.state, &pod.class, &mut lens);
+        let mut view = View::new(&self.state, &pod.class);
         let fits = self.state.node(node).present
-            && reasons(&self.state, &pod.class, &mut lens, &topology, node).is_empty()
-            && self.state.claim(node, &pod.class.demand);
+            && view.refusal(&pod.class).is_none()
+            && view.reasons(&self.state, &pod.class, node).is_empty()
+            && self.state.claim(node, &pod.class);
         fits.then_some(node)
     }
 
@@ -341,10 +369,12 @@ impl Cluster {
 
     /// Notes a claim.
     fn settle(&mut self, pod: &Pod, node: NodeId) {
+        // Before it counts itself.
+        let holdings = pod.class.attached.then(|| self.promise(pod, node));
         self.state.count(node, &pod.class, true, 1);
         let tenure = Tenure { priority: pod.priority, ..Tenure::default() };
         self.move_in(pod.id, node);
-        self.pods.insert(pod.id, Placed { node, class: pod.class.clone(), tenure });
+        self.pods.insert(pod.id, Placed { node, class: pod.class.clone(), tenure, holdings });
         // Its own reservation is set aside while it is placed, and not needed any more.
         self.nominees.remove(&pod.id);
     }
@@ -389,12 +419,11 @@ impl Cluster {
     /// Why no node takes pods of a class now. Reasons of nodes that would take one are not in it.
     pub fn diagnose(&self, class: &Class) -> Diagnosis {
         let mut diagnosis = Diagnosis { nodes: self.state.present, ..Diagnosis::default() };
-        diagnosis.contradiction = class.named.as_ref().is_some_and(Vec::is_empty);
-        if diagnosis.contradiction {
+        let mut view = View::new(&self.state, class);
+        diagnosis.refusal = view.refusal(class);
+        if diagnosis.refusal.is_some() {
             return diagnosis;
         }
-        let mut lens = Lens::new(&self.state, class);
-        let topology = Topology::new(&self.state, class, &mut lens);
         let mut looked_at = 0;
         let mut look = |id: NodeId| {
             let node = self.state.node(id);
@@ -402,7 +431,7 @@ impl Cluster {
                 return;
             }
             looked_at += 1;
-            for reason in reasons(&self.state, class, &mut lens, &topology, id) {
+            for reason in view.reasons(&self.state, class, id) {
                 *diagnosis.reasons.entry(reason).or_default() += 1;
             }
         };
@@ -418,9 +447,10 @@ impl Cluster {
 
     /// What each node says to a class right now, in no particular order.
     pub fn explain(&self, class: &Class) -> Vec<(NodeId, Verdict)> {
-        let mut feasible: FxHashMap<NodeId, Scores> = score_all(&self.state, class).into_iter().collect();
-        let mut lens = Lens::new(&self.state, class);
-        let topology = Topology::new(&self.state, class, &mut lens);
+        let scored = score_all(&self.state, class).into_iter();
+        let mut feasible: FxHashMap<NodeId, Scores> = scored.map(|(id, scores, _)| (id, scores)).collect();
+        let mut view = View::new(&self.state, class);
+        let refusal = view.refusal(class);
         let mut explain = |id: NodeId| {
             if let Some(scores) = feasible.remove(&id) {
                 return Some((id, Verdict::Feasible(scores)));
@@ -430,8 +460,11 @@ impl Cluster {
             if !node.present {
                 return None;
             }
-            let reasons =
-                if named { reasons(&self.state, class, &mut lens, &topology, id) } else { vec![Reason::NotNamed] };
+            let reasons = match &refusal {
+                Some(refusal) => vec![refusal.clone()],
+                None if named => view.reasons(&self.state, class, id),
+                None => vec![Reason::NotNamed],
+            };
             Some((id, Verdict::Rejected(reasons)))
         };
         self.state.ids().filter_map(&mut explain).collect()
@@ -457,18 +490,4 @@ impl Cluster {
         usage.requested.extended.sort_unstable();
         usage
     }
-}
-
-/// Why a node does not take a pod: of the first filter that rejects.
-pub(crate) fn reasons(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, id: NodeId) -> Vec<Reason> {
-    if let Err(barred) = lens.look(state, class, state.node(id)) {
-        return lens::reason(barred).into_iter().collect();
-    }
-    let shortages = lens::shortages(state, class, id);
-    if !shortages.is_empty() {
-        return shortages;
-    }
-    let mut cells = Vec::with_capacity(topology.width());
-    topology.cells(id, &mut cells);
-    topology.judge(class, &cells).err().into_iter().collect()
 }

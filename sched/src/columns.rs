@@ -10,6 +10,8 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::ledger::{Ledger, MAX_AMOUNT, Take};
 use crate::pod::{HostPort, Protocol};
+use crate::profile::Profile;
+use crate::reason::Filter;
 use crate::resources::Requests;
 
 pub(crate) const PODS: u32 = 0;
@@ -67,11 +69,8 @@ impl Demand {
     }
 }
 
-impl std::hash::Hash for Take {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.column, self.amount).hash(state);
-    }
-}
+/// What of a demand has to fit, and what is only booked.
+pub(crate) type Apart = (Box<[Take]>, Box<[Take]>);
 
 /// The table of columns and of demands on them.
 #[derive(Debug)]
@@ -118,6 +117,27 @@ impl Columns {
             Kind::Extended(name) => Some((name, *column)),
             _ => None,
         })
+    }
+
+    /// The column of an extended resource, if any node has it or any pod asks for it.
+    pub fn find_extended(&self, name: &Arc<str>) -> Option<u32> {
+        self.by_kind.get(&Kind::Extended(name.clone())).copied()
+    }
+
+    /// What of a demand a profile lets pods take unchecked, if anything.
+    pub fn part(&self, demand: &Demand, profile: &Profile) -> Option<Apart> {
+        let on = |filter| profile.filters.contains(filter);
+        let (resources, ports) = (on(Filter::NodeResourcesFit), on(Filter::NodePorts));
+        if resources && ports && profile.ignored_resources.is_empty() && profile.ignored_groups.is_empty() {
+            return None;
+        }
+        let checked = |take: &Take| match self.kind(take.column) {
+            Kind::Port(..) | Kind::PortAt(..) => ports,
+            Kind::Extended(name) => resources && !profile.ignores(name),
+            Kind::Fixed | Kind::Vacant => resources,
+        };
+        let (checked, free): (Vec<Take>, Vec<Take>) = demand.takes.iter().partition(|take| checked(take));
+        Some((checked.into(), free.into()))
     }
 
     /// What a new row has of a column, `None` for one that is vacant.

@@ -3,7 +3,8 @@
 //! Candidates are nodes, or groups of nodes that these scores cannot tell apart.
 
 use crate::pod::Class;
-use crate::score::{self, AFFINITY_WEIGHT, POD_AFFINITY_WEIGHT, SPREAD_WEIGHT, TAINT_WEIGHT};
+use crate::profile::Weights;
+use crate::score;
 use crate::topology::Topology;
 
 /// What a node is to these scores: `PreferNoSchedule` taints that are not tolerated, the weights of the preferred
@@ -23,11 +24,11 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// Their weighted sum.
-    pub fn total(&self) -> i64 {
-        TAINT_WEIGHT * self.taint_toleration
-            + AFFINITY_WEIGHT * self.node_affinity
-            + SPREAD_WEIGHT * self.topology_spread
-            + POD_AFFINITY_WEIGHT * self.pod_affinity
+    pub fn total(&self, weights: &Weights) -> i64 {
+        weights.taint_toleration * self.taint_toleration
+            + weights.node_affinity * self.node_affinity
+            + weights.topology_spread * self.topology_spread
+            + weights.pod_affinity * self.pod_affinity
     }
 }
 
@@ -78,6 +79,11 @@ impl Contest {
             self.attraction = (self.attraction.0.min(attraction), self.attraction.1.max(attraction));
             self.raw.push((crowding, attraction));
         }
+    }
+
+    /// Crowding and attraction of the candidate that came at this place, where it has any.
+    pub fn raw(&self, at: usize) -> (Option<i64>, Option<i64>) {
+        self.raw.get(at).map_or((None, None), |(crowding, attraction)| (*crowding, Some(*attraction)))
     }
 
     /// The marks of the candidate that came at this place.

@@ -20,7 +20,7 @@ impl NodeId {
 }
 
 /// One thing a pod takes of a node: a column and an amount above 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Take {
     pub column: u32,
     pub amount: i64,

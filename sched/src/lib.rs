@@ -16,13 +16,14 @@
 //! assert!(matches!(decisions[0], Decision::Bound(node) if &**cluster.node_name(node) == "node-1"));
 //! ```
 
+mod binding;
 mod bond;
 mod census;
 mod cluster;
 mod columns;
 mod constraint;
 mod contest;
-mod device;
+mod explain;
 mod intern;
 mod journal;
 mod ledger;
@@ -32,32 +33,32 @@ mod plan;
 mod pod;
 mod preemption;
 mod profile;
+mod promise;
 mod queue;
 mod reason;
 mod resources;
 mod score;
 mod selector;
 mod state;
+mod storage;
 mod sync;
 mod taint;
 mod topology;
+mod view;
 mod volume;
 mod worker;
 
 pub use cluster::{Cluster, Decision, Tenure, Usage, Verdict};
 pub use constraint::{LabelSelector, Pairs, PodTerm, SpreadConstraint};
-pub use device::{
-    AllocatedDevice, Allocation, Attribute, Device, DeviceAsk, DeviceClaim, DeviceConstraint, DeviceCount,
-    DeviceRequest, DeviceSlice, MAX_ALTERNATIVES, MAX_CONSUMERS, MAX_DEVICES, Reach, Selectors,
-};
+pub use explain::{Explanation, NodeExplanation, ScoreLine};
 pub use ledger::NodeId;
 pub use pod::{Class, HostPort, Pod, PodId, PodTemplate, Protocol};
 pub use preemption::{Budget, Cost, Preemption};
 pub use profile::{FitStrategy, Profile, SpreadDefaults, Weights};
 pub use queue::{Events, Queue, Waits};
-pub use reason::{Diagnosis, Filter, FilterSet, Reason};
+pub use reason::{Diagnosis, Filter, FilterSet, Hindrance, Outlook, Reason};
 pub use resources::{ContainerRequests, DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Requests, Resources};
-pub use score::{AFFINITY_WEIGHT, MAX_SCORE, POD_AFFINITY_WEIGHT, SPREAD_WEIGHT, Scores, TAINT_WEIGHT};
+pub use score::{MAX_SCORE, Scores};
 pub use selector::{NodeSelectorTerm, Operator, Requirement};
 pub use state::NodeSpec;
 pub use taint::{Effect, Taint, Toleration, TolerationOperator};

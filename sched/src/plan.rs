@@ -2,7 +2,7 @@
 //!
 //! Nodes are grouped by everything that is judged or normalised over all feasible nodes: taints, preferences, and the
 //! cells of the class's topology. Within a group they lie in buckets by the sum of the scores that depend on one node
-//! alone (0 to 300). The best node is the best over groups of the normalised scores plus the group's highest bucket
+//! alone (0 to 300 by default). The best node is the best over groups of the normalised scores plus the group's highest bucket
 //! that is not empty. A claim moves one node to another bucket, or to another group.
 
 use rustc_hash::FxHashMap;
@@ -12,7 +12,7 @@ use crate::journal::Change;
 use crate::ledger::NodeId;
 use crate::lens::{Lens, Shape};
 use crate::pod::Class;
-use crate::score::{self, MAX_OWN};
+use crate::score;
 use crate::state::State;
 use crate::topology::{self, Topology};
 
@@ -21,8 +21,8 @@ const BARRED: u16 = u16::MAX;
 /// A node that passes those filters and has no room.
 const FULL: u16 = u16::MAX - 1;
 
-const BUCKETS: usize = MAX_OWN + 1;
-const WORDS: usize = BUCKETS.div_ceil(64);
+/// Classes whose scores of one node alone may sum up to more than this have no plan.
+pub(crate) const MAX_BUCKETS: usize = 4096;
 
 /// Nodes of one key that have room.
 #[derive(Debug)]
@@ -31,12 +31,12 @@ struct Group {
     nodes: usize,
     buckets: Vec<Vec<NodeId>>,
     /// One bit per bucket: whether it holds anything.
-    filled: [u64; WORDS],
+    filled: Box<[u64]>,
 }
 
 impl Group {
-    fn new(key: Box<[i64]>) -> Group {
-        Group { key, nodes: 0, buckets: vec![Vec::new(); BUCKETS], filled: [0; WORDS] }
+    fn new(key: Box<[i64]>, buckets: usize) -> Group {
+        Group { key, nodes: 0, buckets: vec![Vec::new(); buckets], filled: vec![0; buckets.div_ceil(64)].into() }
     }
 
     /// The highest bucket that holds anything.
@@ -63,6 +63,8 @@ pub(crate) struct Plan {
     image_epoch: u64,
     lens: Lens,
     topology: Topology,
+    /// One more than the largest sum of the scores that depend on one node alone.
+    buckets: usize,
     groups: Vec<Group>,
     by_key: FxHashMap<Box<[i64]>, u32>,
     places: Vec<Place>,
@@ -89,6 +91,7 @@ impl Plan {
             image_epoch: state.image_epoch,
             lens,
             topology,
+            buckets: score::max_own(class) + 1,
             groups: Vec::new(),
             by_key: FxHashMap::default(),
             places: vec![NOWHERE; state.nodes.len()],
@@ -112,7 +115,7 @@ impl Plan {
 
     /// Memory it takes, in nodes.
     pub fn weight(&self) -> usize {
-        self.places.len() * (1 + 2 * self.topology.width()) + self.groups.len() * BUCKETS
+        self.places.len() * (1 + 2 * self.topology.width()) + self.groups.len() * self.buckets
     }
 
     /// Makes room for rows that are new.
@@ -194,7 +197,7 @@ impl Plan {
             return *group;
         }
         let key: Box<[i64]> = self.key.as_slice().into();
-        self.groups.push(Group::new(key.clone()));
+        self.groups.push(Group::new(key.clone(), self.buckets));
         let group = (self.groups.len() - 1) as u32;
         self.by_key.insert(key, group);
         group
@@ -202,12 +205,9 @@ impl Plan {
 
     /// Moves a node to the group and bucket that its counts, room and scores of now ask for.
     pub fn place(&mut self, state: &State, class: &Class, id: NodeId) {
-        let demand = &class.demand;
-        let bucket = if state.ledger.fits(id, &demand.takes) {
-            let own = score::least_allocated(&state.ledger, id, demand)
-                + score::balanced_allocation(&state.ledger, id, demand)
-                + self.images.get(id.row()).copied().map_or(0, i64::from);
-            own as u16
+        let bucket = if state.ledger.fits(id, class.checked()) {
+            let image = self.images.get(id.row()).copied().map_or(0, i64::from);
+            score::own(&state.ledger, id, class, image) as u16
         } else {
             FULL
         };
@@ -260,7 +260,7 @@ impl Plan {
         let mut best: Option<(i64, &[NodeId])> = None;
         for (at, group) in feasible.iter().map(|at| &groups[*at as usize]).enumerate() {
             let Some(top) = group.top() else { continue };
-            let total = top as i64 + contest.marks(at, &group.key).total();
+            let total = top as i64 + contest.marks(at, &group.key).total(&class.profile.weights);
             if best.is_none_or(|(best, _)| total > best) {
                 best = Some((total, &group.buckets[top]));
             }

@@ -7,9 +7,13 @@ use std::sync::atomic::AtomicU32;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::bond::Bonds;
-use crate::columns::Demand;
+use crate::columns::{Apart, Demand};
 use crate::constraint::{Pairs, PodTerm, SpreadConstraint};
+use crate::ledger::Take;
+use crate::profile::Profile;
+use crate::reason::Filter;
 use crate::resources::Requests;
+use crate::score::Scoring;
 use crate::selector::{NodeSelectorTerm, named_nodes};
 use crate::taint::{Toleration, tolerates_cordon};
 use crate::volume::VolumeUse;
@@ -68,9 +72,9 @@ pub struct PodTemplate {
     /// Which profile decides, by its place in the list that the cluster was made with.
     pub profile: usize,
     pub volumes: Vec<VolumeUse>,
-    /// Names of the ResourceClaims of the pod's namespace that it uses, those made from templates included.
+    /// Names of the ResourceClaims of the pod's namespace that it uses. Such a pod stays pending.
     pub claims: Vec<Arc<str>>,
-    /// The pod's uid, where it owns ephemeral volumes or uses claims; `None` elsewhere, so that equal pods are one class.
+    /// The pod's uid, where it owns ephemeral volumes; `None` elsewhere, so that equal pods are one class.
     pub uid: Option<Arc<str>>,
     /// Features that its node has to declare, sorted.
     pub features: Vec<Arc<str>>,
@@ -87,6 +91,13 @@ pub struct Class {
     pub(crate) images: Vec<Box<str>>,
     /// The only nodes that required affinity leaves by name, if it does.
     pub(crate) named: Option<Vec<Arc<str>>>,
+    pub(crate) profile: Arc<Profile>,
+    /// What of the demand has to fit and what is only booked, where the profile turns filters off.
+    pub(crate) apart: Option<Apart>,
+    /// Scores of one node alone, where they are not the default ones.
+    pub(crate) scoring: Option<Box<Scoring>>,
+    /// It has volumes or claims: pods of it are placed one at a time, and every node is looked at.
+    pub(crate) attached: bool,
     pub(crate) tolerates_cordon: bool,
     /// How often a pod of it was to be placed; a class seen twice is worth a plan.
     pub(crate) asked: AtomicU32,
@@ -97,6 +108,11 @@ impl Class {
     pub fn template(&self) -> &Arc<PodTemplate> {
         &self.template
     }
+
+    /// What has to fit.
+    pub(crate) fn checked(&self) -> &[Take] {
+        self.apart.as_ref().map_or(&self.demand.takes, |(checked, _)| checked)
+    }
 }
 
 /// A pod to schedule.
@@ -105,6 +121,16 @@ pub struct Pod {
     pub id: PodId,
     pub class: Arc<Class>,
     pub priority: i32,
+}
+
+/// What a class is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub profile: Arc<Profile>,
+    pub demand: Arc<Demand>,
+    pub apart: Option<Apart>,
+    pub scoring: Option<Box<Scoring>>,
+    pub bonds: Bonds,
 }
 
 /// Classes by template. Those that no pod holds go when the table has doubled.
@@ -120,21 +146,26 @@ pub(crate) struct Classes {
 const MIN_SWEEP: usize = 256;
 
 impl Classes {
-    /// The class of a template, with a demand and bonds made for it if it is new.
-    pub fn get(&mut self, template: &Arc<PodTemplate>, make: impl FnOnce() -> (Arc<Demand>, Bonds)) -> Arc<Class> {
+    /// The class of a template, with what is made for it if it is new.
+    pub fn get(&mut self, template: &Arc<PodTemplate>, make: impl FnOnce() -> Parts) -> Arc<Class> {
         let hash = BuildHasherDefault::<FxHasher>::default().hash_one(template);
         let same_hash = self.by_hash.entry(hash).or_default();
         let same = |class: &&Arc<Class>| Arc::ptr_eq(&class.template, template) || class.template == *template;
         if let Some(class) = same_hash.iter().find(same) {
             return class.clone();
         }
-        let (demand, bonds) = make();
+        let Parts { profile, demand, apart, scoring, bonds } = make();
+        let by_name = profile.filters.contains(Filter::NodeAffinity);
         let class = Arc::new(Class {
             id: self.next_id,
             demand,
             bonds,
             images: template.images.iter().map(|image| normalized_image(image)).collect(),
-            named: template.required.as_deref().and_then(named_nodes),
+            named: template.required.as_deref().filter(|_| by_name).and_then(named_nodes),
+            profile,
+            apart,
+            scoring,
+            attached: !template.volumes.is_empty() || !template.claims.is_empty(),
             tolerates_cordon: tolerates_cordon(&template.tolerations),
             template: template.clone(),
             asked: AtomicU32::new(0),
@@ -201,7 +232,7 @@ mod tests {
     #[test]
     fn equal_templates_are_one_class_and_unheld_ones_go() {
         let mut classes = Classes::default();
-        let make = || (Arc::default(), Bonds::default());
+        let make = Parts::default;
         let template = |port| {
             let ports = vec![HostPort { protocol: Protocol::Tcp, port, ip: "".into() }];
             Arc::new(PodTemplate { host_ports: ports, ..PodTemplate::default() })

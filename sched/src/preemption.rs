@@ -6,17 +6,19 @@
 //! that changed are tried again; a class that looks at other pods is tried everywhere each time.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, reasons};
+use crate::cluster::Cluster;
+use crate::columns::PODS;
 use crate::constraint::LabelSelector;
 use crate::journal::Change;
-use crate::ledger::NodeId;
-use crate::lens::Lens;
+use crate::ledger::{NodeId, Take};
+use crate::lens;
 use crate::pod::{Class, Pod, PodId};
-use crate::reason::Reason;
-use crate::topology::Topology;
+use crate::reason::{Hindrance, Outlook, Reason};
+use crate::view::View;
 
 /// Orders kept, for the classes and priorities that were last preempted for.
 const MAX_ORDERS: usize = 16;
@@ -53,6 +55,20 @@ pub struct Cost {
     pub oldest_start: Reverse<u64>,
 }
 
+/// What trying one node came to.
+#[derive(Clone, Debug)]
+enum Trial {
+    Cost(Cost),
+    /// Evictions do not help there, for these reasons; none where the node is not there, or takes the pod as it is.
+    Hindered(Vec<Hindrance>),
+}
+
+impl Trial {
+    fn none() -> Trial {
+        Trial::Hindered(Vec::new())
+    }
+}
+
 /// What it costs on every node, for pods of one class and priority.
 #[derive(Debug)]
 pub(crate) struct Order {
@@ -60,17 +76,41 @@ pub(crate) struct Order {
     priority: i32,
     position: u64,
     budgets_epoch: u64,
-    costs: Vec<Option<Cost>>,
+    trials: Vec<Trial>,
     sorted: BTreeSet<(Cost, NodeId)>,
+    hindrances: BTreeMap<Hindrance, usize>,
 }
 
 impl Order {
-    fn put(&mut self, node: NodeId, cost: Option<Cost>) {
-        if let Some(before) = std::mem::replace(&mut self.costs[node.row()], cost) {
-            self.sorted.remove(&(before, node));
-        }
-        if let Some(cost) = cost {
+    fn put(&mut self, node: NodeId, trial: Trial) {
+        if let Trial::Cost(cost) = trial {
             self.sorted.insert((cost, node));
+        }
+        count(&mut self.hindrances, &trial);
+        match std::mem::replace(&mut self.trials[node.row()], trial) {
+            Trial::Cost(before) => {
+                if !matches!(self.trials[node.row()], Trial::Cost(now) if now == before) {
+                    self.sorted.remove(&(before, node));
+                }
+            }
+            Trial::Hindered(before) => {
+                for hindrance in before {
+                    if let Entry::Occupied(mut nodes) = self.hindrances.entry(hindrance) {
+                        *nodes.get_mut() -= 1;
+                        if *nodes.get() == 0 {
+                            nodes.remove();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn count(hindrances: &mut BTreeMap<Hindrance, usize>, trial: &Trial) {
+    if let Trial::Hindered(found) = trial {
+        for hindrance in found {
+            *hindrances.entry(hindrance.clone()).or_default() += 1;
         }
     }
 }
@@ -84,20 +124,6 @@ struct Candidate {
     live: bool,
 }
 
-/// A class's view of the nodes, for one preemption.
-struct View {
-    lens: Lens,
-    topology: Topology,
-}
-
-impl View {
-    fn new(cluster: &Cluster, class: &Class) -> View {
-        let mut lens = Lens::new(&cluster.state, class);
-        let topology = Topology::new(&cluster.state, class, &mut lens);
-        View { lens, topology }
-    }
-}
-
 impl Cluster {
     /// Puts all disruption budgets, as they are now.
     pub fn set_budgets(&mut self, budgets: Vec<Budget>) {
@@ -107,14 +133,17 @@ impl Cluster {
         }
     }
 
-    /// The node where making room for a pod costs least, with the pods that would have to go. `None`: evicting pods
-    /// of lower priority helps nowhere, or pods are on their way out of the node that the pod waits for.
-    pub fn preempt(&mut self, pod: &Pod) -> Option<Preemption> {
+    /// The node where making room for a pod costs least, with the pods that would have to go; or why there is none:
+    /// evicting pods of lower priority helps nowhere, or pods are on their way out of the node that the pod waits for.
+    pub fn preempt(&mut self, pod: &Pod) -> Result<Preemption, Outlook> {
+        if self.awaits_victims(pod) {
+            return Err(Outlook::Ineligible("not eligible due to a terminating pod on the nominated node."));
+        }
         self.keep_residents();
         let aside = self.set_aside(pod.priority, Some(pod.id));
         let found = self.cheapest(pod);
         self.put_back(aside);
-        found
+        found.map_err(|hindrances| Outlook::Hindered { nodes: self.state.present, hindrances })
     }
 
     /// Whether pods of lower priority are on their way out of the node that a pod is nominated to.
@@ -123,27 +152,39 @@ impl Cluster {
         self.nominated(pod.id).is_some_and(leaving)
     }
 
-    fn cheapest(&mut self, pod: &Pod) -> Option<Preemption> {
-        if self.awaits_victims(pod) {
-            return None;
+    fn cheapest(&mut self, pod: &Pod) -> Result<Preemption, BTreeMap<Hindrance, usize>> {
+        let mut view = View::new(&self.state, &pod.class);
+        if view.refusal(&pod.class).is_some() {
+            let all = (Hindrance::Unhelpful, self.state.present);
+            return Err(Some(all).filter(|(_, nodes)| *nodes > 0).into_iter().collect());
         }
-        let mut view = View::new(self, &pod.class);
-        let (cost, node) = if view.topology.is_empty() {
-            self.cheapest_kept(&mut view, &pod.class, pod.priority)?
+        let best = if view.topology.is_empty() && !pod.class.attached {
+            self.cheapest_kept(&mut view, &pod.class, pod.priority)
         } else {
             let mut best = None;
+            let mut hindrances = BTreeMap::new();
             for node in self.state.ids() {
-                let tried = self.attempt(&mut view, &pod.class, pod.priority, node);
-                best = tried.map(|(cost, _)| (cost, node)).into_iter().chain(best).min();
+                match self.attempt(&mut view, &pod.class, pod.priority, node) {
+                    Ok((cost, _)) => best = Some((cost, node)).into_iter().chain(best).min(),
+                    Err(found) => count(&mut hindrances, &Trial::Hindered(found)),
+                }
             }
-            best?
+            best.ok_or(hindrances)
         };
-        let (_, victims) = self.attempt(&mut view, &pod.class, pod.priority, node)?;
-        Some(Preemption { node, victims, cost })
+        let (cost, node) = best?;
+        match self.attempt(&mut view, &pod.class, pod.priority, node) {
+            Ok((_, victims)) => Ok(Preemption { node, victims, cost }),
+            Err(hindrances) => Err(hindrances.into_iter().map(|hindrance| (hindrance, 1)).collect()),
+        }
     }
 
     /// From the order that is kept for the class, brought up to date.
-    fn cheapest_kept(&mut self, view: &mut View, class: &Arc<Class>, priority: i32) -> Option<(Cost, NodeId)> {
+    fn cheapest_kept(
+        &mut self,
+        view: &mut View,
+        class: &Arc<Class>,
+        priority: i32,
+    ) -> Result<(Cost, NodeId), BTreeMap<Hindrance, usize>> {
         let same = |order: &Order| Arc::ptr_eq(&order.class, class) && order.priority == priority;
         let known = self.orders.iter().position(same).map(|at| self.orders.remove(at));
         let usable = |order: &Order| {
@@ -154,11 +195,10 @@ impl Cluster {
         let rows = self.state.nodes.len();
         let order = match known.filter(usable) {
             Some(mut order) => {
-                order.costs.resize(rows, None);
+                order.trials.resize(rows, Trial::none());
                 while let Some(Change { node, .. }) = self.state.journal.read(order.position) {
                     order.position += 1;
-                    let tried = self.attempt(view, class, priority, node);
-                    order.put(node, tried.map(|(cost, _)| cost));
+                    order.put(node, self.trial(view, class, priority, node));
                 }
                 order
             }
@@ -168,23 +208,30 @@ impl Cluster {
                     priority,
                     position: self.state.journal.end(),
                     budgets_epoch: self.budgets_epoch,
-                    costs: vec![None; rows],
+                    trials: vec![Trial::none(); rows],
                     sorted: BTreeSet::new(),
+                    hindrances: BTreeMap::new(),
                 };
                 for node in self.state.ids() {
-                    let tried = self.attempt(view, class, priority, node);
-                    order.put(node, tried.map(|(cost, _)| cost));
+                    order.put(node, self.trial(view, class, priority, node));
                 }
                 order
             }
         };
-        let best = order.sorted.first().copied();
+        let best = order.sorted.first().copied().ok_or_else(|| order.hindrances.clone());
         // The latest used last.
         if self.orders.len() >= MAX_ORDERS {
             self.orders.remove(0);
         }
         self.orders.push(order);
         best
+    }
+
+    fn trial(&mut self, view: &mut View, class: &Class, priority: i32, node: NodeId) -> Trial {
+        match self.attempt(view, class, priority, node) {
+            Ok((cost, _)) => Trial::Cost(cost),
+            Err(hindrances) => Trial::Hindered(hindrances),
+        }
     }
 
     /// Pods on a node below a priority, the most important first.
@@ -204,40 +251,61 @@ impl Cluster {
         candidates
     }
 
-    /// Tries a node: what it would cost, and who would have to go. The cluster is as before afterwards.
-    fn attempt(&mut self, view: &mut View, class: &Class, priority: i32, node: NodeId) -> Option<(Cost, Vec<PodId>)> {
-        let View { lens, topology } = view;
-        let bound = !topology.is_empty();
-        lens.look(&self.state, class, self.state.node(node)).ok()?;
-        let wanted = &class.demand.takes;
-        let beyond = |take: &crate::ledger::Take| take.amount > self.state.ledger.column(take.column).capacity(node);
-        if wanted.iter().any(beyond) {
-            return None;
+    /// Whether evictions may help on a node, by what its first filter says now; and why not.
+    fn may_help(&self, view: &mut View, class: &Class, node: NodeId) -> Result<(), Vec<Hindrance>> {
+        let unhelpful = Err(vec![Hindrance::Unhelpful]);
+        if !self.state.node(node).present {
+            return Err(Vec::new());
         }
+        let state = &self.state;
+        if view.is_plain(class) {
+            if view.lens.look(state, class, state.node(node)).is_err() {
+                return unhelpful;
+            }
+            if state.ledger.fits(node, class.checked()) {
+                return Err(Vec::new());
+            }
+        } else {
+            match view.reasons(state, class, node).first() {
+                None => return Err(Vec::new()),
+                Some(reason) if !reason.is_mendable() => return unhelpful,
+                Some(_) => {}
+            }
+        }
+        // Nobody can go whose going would give a node what it never had.
+        let beyond = |take: &Take| take.column != PODS && take.amount > state.ledger.column(take.column).capacity(node);
+        let beyond = class.checked().iter().any(beyond);
+        if beyond && !lens::shortages(state, class, node).contains(&Reason::Ports) { unhelpful } else { Ok(()) }
+    }
+
+    /// Tries a node: what it would cost, and who would have to go. The cluster is as before afterwards.
+    fn attempt(
+        &mut self,
+        view: &mut View,
+        class: &Class,
+        priority: i32,
+        node: NodeId,
+    ) -> Result<(Cost, Vec<PodId>), Vec<Hindrance>> {
+        self.may_help(view, class, node)?;
         let candidates = self.candidates(node, priority);
         if candidates.is_empty() {
-            return None;
+            return Err(vec![Hindrance::NoVictims]);
         }
-        if bound {
-            // What no eviction mends, by the first filter that rejects now.
-            let now = reasons(&self.state, class, lens, topology, node);
-            if matches!(now.first(), None | Some(Reason::PodAffinity | Reason::SpreadLabel)) {
-                return None;
-            }
-        } else if self.state.ledger.fits(node, wanted) {
-            return None;
-        }
+        let bound = !view.topology.is_empty();
         candidates.iter().for_each(|candidate| self.lift(node, candidate, bound));
         let mut victims = vec![false; candidates.len()];
         let mut violations = 0;
-        let feasible = self.would_fit(class, node, topology);
-        if feasible {
+        let feasible = self.would_fit(class, node, view);
+        let mut still = Vec::new();
+        if !feasible {
+            still = view.reasons(&self.state, class, node).into_iter().map(Hindrance::Still).collect();
+        } else {
             let violating = self.violating(&candidates);
             let order = (0..candidates.len()).filter(|at| violating[*at]);
             let order: Vec<usize> = order.chain((0..candidates.len()).filter(|at| !violating[*at])).collect();
             for at in order {
                 self.lower(node, &candidates[at], bound);
-                if !self.would_fit(class, node, topology) {
+                if !self.would_fit(class, node, view) {
                     self.lift(node, &candidates[at], bound);
                     victims[at] = true;
                     violations += usize::from(violating[at]);
@@ -249,38 +317,37 @@ impl Cluster {
                 self.lower(node, candidate, bound);
             }
         }
-        topology.refresh(&self.state, node);
+        view.topology.refresh(&self.state, node);
         let gone: Vec<&Candidate> =
             candidates.iter().zip(&victims).filter(|(_, gone)| **gone).map(|(one, _)| one).collect();
-        let highest_priority = gone.first()?.priority;
-        let oldest = gone.iter().filter(|one| one.priority == highest_priority).map(|one| one.started).min()?;
+        let Some(first) = gone.first() else { return Err(still) };
+        let highest_priority = first.priority;
+        let oldest = gone.iter().filter(|one| one.priority == highest_priority).map(|one| one.started).min();
         let cost = Cost {
             violations,
             highest_priority,
             priority_sum: gone.iter().map(|one| i64::from(one.priority) + (1 << 31)).sum(),
             pods: gone.len(),
-            oldest_start: Reverse(oldest),
+            oldest_start: Reverse(oldest.unwrap_or(u64::MAX)),
         };
-        Some((cost, gone.iter().map(|one| one.id).collect()))
+        Ok((cost, gone.iter().map(|one| one.id).collect()))
     }
 
-    fn would_fit(&self, class: &Class, node: NodeId, topology: &mut Topology) -> bool {
-        if !self.state.ledger.fits(node, &class.demand.takes) {
+    fn would_fit(&self, class: &Class, node: NodeId, view: &mut View) -> bool {
+        if !self.state.ledger.fits(node, class.checked()) {
             return false;
         }
-        if topology.is_empty() {
+        if view.is_plain(class) {
             return true;
         }
-        topology.refresh(&self.state, node);
-        let mut cells = Vec::with_capacity(topology.width());
-        topology.cells(node, &mut cells);
-        topology.judge(class, &cells).is_ok()
+        view.topology.refresh(&self.state, node);
+        view.reasons(&self.state, class, node).is_empty()
     }
 
     /// Takes a pod away for a moment. Nothing is told to the journal: it is as it was before anybody looks again.
     fn lift(&mut self, node: NodeId, candidate: &Candidate, bound: bool) {
         self.state.ledger.release(node, &candidate.class.demand.takes);
-        if bound {
+        if bound || candidate.class.attached {
             self.state.count(node, &candidate.class, candidate.live, -1);
         }
     }
@@ -288,7 +355,7 @@ impl Cluster {
     /// Puts it back.
     fn lower(&mut self, node: NodeId, candidate: &Candidate, bound: bool) {
         self.state.ledger.book(node, &candidate.class.demand.takes);
-        if bound {
+        if bound || candidate.class.attached {
             self.state.count(node, &candidate.class, candidate.live, 1);
         }
     }

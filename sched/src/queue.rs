@@ -13,7 +13,7 @@ use crate::reason::{Filter, FilterSet};
 
 /// Things that happened which may let a pod through that a filter rejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u16);
+pub struct Events(u32);
 
 impl Events {
     pub const NODE_ADDED: Events = Events(1);
@@ -30,6 +30,12 @@ impl Events {
     pub const NODE_REMOVED: Events = Events(128);
     /// Labels of a namespace changed.
     pub const NAMESPACE_LABELS: Events = Events(256);
+    /// A claim, a volume, a storage class or the room of a driver changed.
+    pub const VOLUMES: Events = Events(512);
+    /// How many volumes a node may have, or what is attached to it, changed.
+    pub const VOLUME_LIMITS: Events = Events(1024);
+    /// A node declares other features.
+    pub const NODE_FEATURES: Events = Events(2048);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {
@@ -50,6 +56,11 @@ impl Events {
             || helps(Filter::NodeAffinity, Events::NODE_LABELS)
             || helps(Filter::NodePorts, Events::POD_REMOVED)
             || helps(Filter::NodeResourcesFit, Events::POD_REMOVED | Events::NODE_ALLOCATABLE)
+            || helps(Filter::VolumeRestrictions, Events::POD_REMOVED | Events::VOLUMES)
+            || helps(Filter::NodeVolumeLimits, Events::POD_REMOVED | Events::VOLUMES | Events::VOLUME_LIMITS)
+            || helps(Filter::VolumeBinding, Events::VOLUMES | Events::NODE_LABELS)
+            || helps(Filter::VolumeZone, Events::VOLUMES | Events::NODE_LABELS)
+            || helps(Filter::NodeDeclaredFeatures, Events::NODE_FEATURES)
             || helps(
                 Filter::PodTopologySpread,
                 Events::POD_REMOVED

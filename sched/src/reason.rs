@@ -85,6 +85,25 @@ pub enum Reason {
     PodAntiAffinity,
     /// The anti-affinity of a pod that is there.
     ExistingAntiAffinity,
+    /// Node affinity that the profile adds.
+    AddedAffinity,
+    /// Required affinity that contradicts itself: no node is looked at.
+    Contradiction,
+    DiskConflict,
+    /// A claim for one pod at a time has one.
+    ClaimInUse,
+    TooManyVolumes,
+    /// The node affinity of a volume.
+    VolumeAffinity,
+    NoVolumeToBind,
+    NotEnoughStorage,
+    /// A claim is bound to a volume that is not there.
+    NoVolume,
+    VolumeZone,
+    /// The node does not declare the features.
+    Features,
+    /// What a filter says in its own words.
+    Refused(Filter, Arc<str>),
 }
 
 impl Reason {
@@ -94,11 +113,35 @@ impl Reason {
             Reason::Unschedulable => Filter::NodeUnschedulable,
             Reason::OtherNodeName => Filter::NodeName,
             Reason::Untolerated => Filter::TaintToleration,
-            Reason::Affinity | Reason::NotNamed => Filter::NodeAffinity,
+            Reason::Affinity | Reason::NotNamed | Reason::AddedAffinity | Reason::Contradiction => Filter::NodeAffinity,
             Reason::Ports => Filter::NodePorts,
             Reason::TooManyPods | Reason::Insufficient(_) => Filter::NodeResourcesFit,
             Reason::Spread | Reason::SpreadLabel => Filter::PodTopologySpread,
             Reason::PodAffinity | Reason::PodAntiAffinity | Reason::ExistingAntiAffinity => Filter::InterPodAffinity,
+            Reason::DiskConflict | Reason::ClaimInUse => Filter::VolumeRestrictions,
+            Reason::TooManyVolumes => Filter::NodeVolumeLimits,
+            Reason::VolumeAffinity | Reason::NoVolumeToBind | Reason::NotEnoughStorage | Reason::NoVolume => {
+                Filter::VolumeBinding
+            }
+            Reason::VolumeZone => Filter::VolumeZone,
+            Reason::Features => Filter::NodeDeclaredFeatures,
+            Reason::Refused(filter, _) => *filter,
+        }
+    }
+
+    /// Whether evicting pods from the node may help (`Unschedulable`, not `UnschedulableAndUnresolvable`).
+    pub fn is_mendable(&self) -> bool {
+        match self {
+            Reason::PodAffinity | Reason::SpreadLabel => false,
+            reason => matches!(
+                reason.filter(),
+                Filter::NodePorts
+                    | Filter::NodeResourcesFit
+                    | Filter::VolumeRestrictions
+                    | Filter::NodeVolumeLimits
+                    | Filter::PodTopologySpread
+                    | Filter::InterPodAffinity
+            ),
         }
     }
 }
@@ -121,6 +164,23 @@ impl fmt::Display for Reason {
             Reason::PodAffinity => f.write_str("node(s) didn't match pod affinity rules"),
             Reason::PodAntiAffinity => f.write_str("node(s) didn't match pod anti-affinity rules"),
             Reason::ExistingAntiAffinity => f.write_str("node(s) didn't satisfy existing pods anti-affinity rules"),
+            Reason::AddedAffinity => f.write_str("node(s) didn't match scheduler-enforced node affinity"),
+            Reason::Contradiction => f.write_str("pod affinity terms conflict"),
+            Reason::DiskConflict => f.write_str("node(s) had no available disk"),
+            Reason::ClaimInUse => f.write_str(
+                "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by \
+                 another pod",
+            ),
+            Reason::TooManyVolumes => f.write_str("node(s) exceed max volume count"),
+            Reason::VolumeAffinity => f.write_str("node(s) didn't match PersistentVolume's node affinity"),
+            Reason::NoVolumeToBind => f.write_str("node(s) didn't find available persistent volumes to bind"),
+            Reason::NotEnoughStorage => f.write_str("node(s) did not have enough free storage"),
+            Reason::NoVolume => {
+                f.write_str("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")
+            }
+            Reason::VolumeZone => f.write_str("node(s) had no available volume zone"),
+            Reason::Features => f.write_str("node(s) didn't match Pod's required features"),
+            Reason::Refused(_, text) => f.write_str(text),
         }
     }
 }
@@ -156,8 +216,10 @@ pub struct Diagnosis {
     pub nodes: usize,
     /// Nodes per reason.
     pub reasons: BTreeMap<Reason, usize>,
-    /// Set where required affinity names nodes and contradicts itself, so that no node was looked at.
-    pub contradiction: bool,
+    /// Why no node was looked at, if none was.
+    pub refusal: Option<Reason>,
+    /// What came of making room, if that was tried in vain.
+    pub preemption: Option<Outlook>,
 }
 
 impl Diagnosis {
@@ -167,11 +229,70 @@ impl Diagnosis {
             return FilterSet::ALL;
         }
         let mut filters = FilterSet::default();
-        if self.contradiction {
-            filters.insert(Filter::NodeAffinity);
-        }
-        self.reasons.keys().for_each(|reason| filters.insert(reason.filter()));
+        self.refusal.iter().chain(self.reasons.keys()).for_each(|reason| filters.insert(reason.filter()));
         filters
+    }
+}
+
+/// Sorted as text, numbers included, as kube-scheduler does.
+fn write_counts<R: fmt::Display>(f: &mut fmt::Formatter<'_>, reasons: &BTreeMap<R, usize>) -> fmt::Result {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort_unstable();
+    write!(f, " {}.", parts.join(", "))
+}
+
+/// Why evicting pods makes no room, in the words of `DefaultPreemption`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// The pod may not evict others now.
+    Ineligible(&'static str),
+    /// Evictions help nowhere.
+    Hindered {
+        /// Nodes there are.
+        nodes: usize,
+        /// Nodes per hindrance.
+        hindrances: BTreeMap<Hindrance, usize>,
+    },
+}
+
+impl Outlook {
+    /// Of a pod whose `preemptionPolicy` is `Never`.
+    pub const NEVER: Outlook = Outlook::Ineligible("not eligible due to preemptionPolicy=Never.");
+}
+
+/// Why evicting pods from one node makes no room.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hindrance {
+    /// What rejects the pod is not mended by evictions.
+    Unhelpful,
+    /// No pod there is of lower priority.
+    NoVictims,
+    /// Even without them it does not fit.
+    Still(Reason),
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hindrance::Unhelpful => f.write_str("Preemption is not helpful for scheduling"),
+            Hindrance::NoVictims => f.write_str("No preemption victims found for incoming pod"),
+            Hindrance::Still(reason) => reason.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outlook::Ineligible(why) => write!(f, "preemption: {why}"),
+            Outlook::Hindered { nodes, hindrances } => {
+                write!(f, "preemption: 0/{nodes} nodes are available:")?;
+                write_counts(f, hindrances)
+            }
+        }
     }
 }
 
@@ -181,13 +302,11 @@ impl fmt::Display for Diagnosis {
             return f.write_str("no nodes available to schedule pods");
         }
         write!(f, "0/{} nodes are available:", self.nodes)?;
-        if self.contradiction {
-            return f.write_str(" pod affinity terms conflict.");
+        match &self.refusal {
+            Some(refusal) => write!(f, " {refusal}.")?,
+            None => write_counts(f, &self.reasons)?,
         }
-        // Sorted as text, numbers included, as kube-scheduler does.
-        let mut parts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        parts.sort_unstable();
-        write!(f, " {}.", parts.join(", "))
+        self.preemption.iter().try_for_each(|outlook| write!(f, " {outlook}"))
     }
 }
 

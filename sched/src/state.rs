@@ -5,13 +5,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::census::Census;
-use crate::columns::{Columns, Demand, EPHEMERAL_STORAGE, Kind, MEMORY, MILLI_CPU, PODS};
+use crate::columns::{Columns, EPHEMERAL_STORAGE, Kind, MEMORY, MILLI_CPU, PODS};
 use crate::intern::{Interner, Symbol};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, NodeId};
 use crate::pod::Class;
 use crate::queue::Events;
 use crate::resources::Resources;
+use crate::storage::Storage;
 use crate::taint::Taint;
 
 /// A node as the API tells of it.
@@ -46,6 +47,7 @@ pub(crate) struct Node {
     /// Sorted by image.
     pub images: Box<[(Symbol, i64)]>,
     extended: Box<[u32]>,
+    pub features: Box<[Arc<str>]>,
 }
 
 /// Distinct sets of taints, counted. Number 0 is the empty one, held for good.
@@ -96,6 +98,7 @@ pub(crate) struct State {
     pub nodes: Vec<Node>,
     pub labels: Interner,
     pub census: Census,
+    pub storage: Storage,
     /// Grows when selectors of namespaces may see one differently.
     pub namespace_epoch: u64,
     pub images: Interner,
@@ -123,6 +126,7 @@ impl State {
             nodes: Vec::new(),
             labels: Interner::default(),
             census: Census::default(),
+            storage: Storage::default(),
             namespace_epoch: 0,
             images: Interner::default(),
             image_epoch: 0,
@@ -191,6 +195,7 @@ impl State {
             taints: self.taint_sets.hold(&[]),
             images: Box::default(),
             extended: Box::default(),
+            features: Box::default(),
         };
         let id = match self.vacant.pop() {
             Some(id) => {
@@ -229,7 +234,8 @@ impl State {
             events |= Events::NODE_SCHEDULABLE;
         }
         let shape = cordoned_before != spec.unschedulable
-            || events.intersects(Events::NODE_ADDED | Events::NODE_LABELS | Events::NODE_TAINTS);
+            || events
+                .intersects(Events::NODE_ADDED | Events::NODE_LABELS | Events::NODE_TAINTS | Events::NODE_FEATURES);
         if self.set_images(id, spec) {
             self.image_epoch += 1;
         }
@@ -297,6 +303,11 @@ impl State {
         if taints != before {
             events |= Events::NODE_TAINTS;
         }
+        let features = &mut self.nodes[id.row()].features;
+        if **features != *spec.features {
+            *features = spec.features.as_slice().into();
+            events |= Events::NODE_FEATURES;
+        }
         events
     }
 
@@ -346,16 +357,24 @@ impl State {
 
     /// Frees what a pod held.
     pub fn release(&mut self, id: NodeId, class: &Class, live: bool) {
+        self.lift(id, class, live);
+        self.vacate(id);
+    }
+
+    /// Takes away for a moment what a pod holds; [`State::book`] puts it back.
+    pub fn lift(&mut self, id: NodeId, class: &Class, live: bool) {
         self.ledger.release(id, &class.demand.takes);
         self.ledger.release(id, &class.demand.scored());
         self.count(id, class, live, -1);
         self.touch(id, false);
-        self.vacate(id);
     }
 
     /// Counts a pod in (1) or out (-1), for the constraints of others. [`State::claim`] leaves that to its caller.
     pub fn count(&mut self, id: NodeId, class: &Class, live: bool, by: i32) {
         self.census.count(class.bonds.profile, &class.bonds.carries, id, live, by);
+        if !class.template.volumes.is_empty() {
+            self.storage.count(class, id, by);
+        }
     }
 
     /// A pod that is there began to terminate.
@@ -375,10 +394,13 @@ impl State {
     }
 
     /// Claims a node for a pod, and tells the other workers. False if it no longer fits.
-    pub fn claim(&self, id: NodeId, demand: &Demand) -> bool {
-        let won = self.ledger.claim(id, &demand.takes);
+    pub fn claim(&self, id: NodeId, class: &Class) -> bool {
+        let won = self.ledger.claim(id, class.checked());
         if won {
-            self.ledger.book(id, &demand.scored());
+            if let Some((_, free)) = &class.apart {
+                self.ledger.book(id, free);
+            }
+            self.ledger.book(id, &class.demand.scored());
             self.journal.push(id, false);
         }
         won

@@ -87,6 +87,12 @@ pub(crate) fn judge(taints: &[Taint], tolerations: &[Toleration]) -> TaintVerdic
     TaintVerdict::Tolerated { against }
 }
 
+/// How many `PreferNoSchedule` taints speak against a node whose hard taints do not matter.
+pub(crate) fn count_against(taints: &[Taint], tolerations: &[Toleration]) -> u32 {
+    let soft = taints.iter().filter(|taint| taint.effect == Effect::PreferNoSchedule);
+    soft.filter(|taint| !tolerations.iter().any(|toleration| toleration.tolerates(taint))).count() as u32
+}
+
 /// Whether a pod may be placed on a cordoned node.
 pub(crate) fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
     let cordon =

@@ -16,7 +16,7 @@ use crate::intern::Symbol;
 use crate::ledger::NodeId;
 use crate::lens::Lens;
 use crate::pod::Class;
-use crate::reason::Reason;
+use crate::reason::{Filter, Reason};
 use crate::state::State;
 
 /// The label whose values are nodes.
@@ -305,28 +305,40 @@ impl Topology {
 
     /// Runs the filters of topology spread and pod affinity on nodes with these cells.
     pub fn judge(&self, class: &Class, cells: &[i64]) -> Result<(), Reason> {
+        self.judge_spread(class, cells).and_then(|()| self.judge_affinity(cells))
+    }
+
+    /// The filter of topology spread.
+    pub fn judge_spread(&self, class: &Class, cells: &[i64]) -> Result<(), Reason> {
+        for &at in &self.hard_keys {
+            let (sum, cell) = (&self.sums[at], cells[at]);
+            let Role::Hard(constraint) = sum.role else { continue };
+            let Spread { max_skew, min_domains, own, .. } = class.bonds.hard[constraint];
+            if cell == MISSING {
+                return Err(Reason::SpreadLabel);
+            }
+            if sum.of_cell(cell) + own - sum.fewest(min_domains) > max_skew {
+                return Err(Reason::Spread);
+            }
+        }
+        Ok(())
+    }
+
+    /// The filter of pod affinity.
+    pub fn judge_affinity(&self, cells: &[i64]) -> Result<(), Reason> {
         let mut affine = true;
         let mut lacks_key = false;
         let (mut anti, mut barred) = (false, false);
         for (sum, &cell) in self.sums.iter().zip(cells) {
             let here = |sum: &Sum| if cell == MISSING { 0 } else { sum.of_cell(cell) };
             match sum.role {
-                Role::Hard(at) => {
-                    let Spread { max_skew, min_domains, own, .. } = class.bonds.hard[at];
-                    if cell == MISSING {
-                        return Err(Reason::SpreadLabel);
-                    }
-                    if here(sum) + own - sum.fewest(min_domains) > max_skew {
-                        return Err(Reason::Spread);
-                    }
-                }
                 Role::Affinity => {
                     lacks_key |= cell == MISSING;
                     affine &= here(sum) > 0;
                 }
                 Role::AntiAffinity => anti |= here(sum) > 0,
                 Role::Barred => barred |= here(sum) > 0,
-                Role::Soft(_) | Role::Preference => {}
+                Role::Hard(_) | Role::Soft(_) | Role::Preference => {}
             }
         }
         let joins = affine || self.selects_itself && self.nobody_to_join();
@@ -406,7 +418,11 @@ fn epochs(state: &State, class: &Class) -> (u64, u64) {
 
 /// The sums that a class needs, without any node yet.
 fn sums(state: &State, class: &Class) -> Vec<Sum> {
-    let bonds = &class.bonds;
+    let (bonds, profile) = (&class.bonds, &class.profile);
+    let barred = profile.filters.contains(Filter::InterPodAffinity);
+    let required = i64::from(profile.hard_pod_affinity_weight);
+    let drawn = profile.weights.pod_affinity != 0
+        && !(profile.ignore_preferred_terms_of_existing_pods && bonds.preferred.is_empty());
     let sources = |spread: &Spread| spread.tally.map(|tally| (tally, 1)).into_iter().collect();
     let mut sums = Vec::new();
     for (at, spread) in bonds.hard.iter().enumerate() {
@@ -436,8 +452,10 @@ fn sums(state: &State, class: &Class) -> Vec<Sum> {
     }
     for (tally, carried) in state.census.terms(bonds.profile) {
         match carried.pull {
-            Pull::Bar => add(Role::Barred, carried.key, tally, 1),
-            Pull::Weight(weight) => add(Role::Preference, carried.key, tally, i64::from(weight)),
+            Pull::Bar if barred => add(Role::Barred, carried.key, tally, 1),
+            Pull::Required if drawn && required != 0 => add(Role::Preference, carried.key, tally, required),
+            Pull::Weight(weight) if drawn => add(Role::Preference, carried.key, tally, i64::from(weight)),
+            Pull::Bar | Pull::Required | Pull::Weight(_) => {}
         }
     }
     sums

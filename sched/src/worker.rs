@@ -6,12 +6,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::contest::{CELLS, Contest, Key};
 use crate::ledger::NodeId;
-use crate::lens::Lens;
-use crate::plan::Plan;
+use crate::plan::{MAX_BUCKETS, Plan};
 use crate::pod::Class;
 use crate::score::{self, Scores};
 use crate::state::State;
-use crate::topology::{self, Topology};
+use crate::topology;
+use crate::view::View;
 
 /// Nodes that all plans of one worker may hold together (12 bytes each): the least recently used ones go.
 const MAX_WEIGHT: usize = 4 << 20;
@@ -60,10 +60,12 @@ impl Worker {
         let asked_before = class.asked.fetch_add(1, Ordering::Relaxed) > 0;
         let bound = topology::is_bound(state, class);
         // A class that looks at other pods has sums to keep; one that names its nodes has few to look at.
-        let planned = bound || class.named.is_none() && (asked_before || self.plans.contains_key(&class.id));
+        let planned = !class.attached
+            && (bound || class.named.is_none() && (asked_before || self.plans.contains_key(&class.id)))
+            && score::max_own(class) < MAX_BUCKETS;
         loop {
             let id = if planned { self.choose_planned(state, class) } else { self.choose_scanned(state, class) }?;
-            if state.claim(id, &class.demand) {
+            if state.claim(id, class) {
                 return Some(id);
             }
             // Another worker was faster, and the journal may not tell of it yet.
@@ -121,15 +123,14 @@ impl Worker {
     /// Looks at each node that may do, once, and keeps nothing.
     fn choose_scanned(&mut self, state: &State, class: &Class) -> Option<NodeId> {
         let mut scan = std::mem::take(&mut self.scan);
-        let mut lens = Lens::new(state, class);
-        let topology = Topology::default();
-        candidates(state, class, &mut lens, &topology, &mut scan);
-        self.contest.open(class, &topology, scan.keys());
+        let mut view = View::new(state, class);
+        candidates(state, class, &mut view, &mut scan);
+        self.contest.open(class, &view.topology, scan.keys());
         let mut best = None;
         let mut most = i64::MIN;
         let mut equals = 0;
         for (at, (candidate, key)) in scan.nodes.iter().zip(scan.keys().map(|(key, _)| key)).enumerate() {
-            let total = candidate.own + self.contest.marks(at, key).total();
+            let total = candidate.own + self.contest.marks(at, key).total(&class.profile.weights);
             if total > most {
                 (most, best, equals) = (total, Some(candidate.id), 1);
             } else if total == most {
@@ -160,16 +161,23 @@ impl Scan {
 }
 
 /// Collects the feasible nodes.
-fn candidates(state: &State, class: &Class, lens: &mut Lens, topology: &Topology, into: &mut Scan) {
+fn candidates(state: &State, class: &Class, view: &mut View, into: &mut Scan) {
     into.nodes.clear();
     into.keys.clear();
-    into.width = CELLS + topology.width();
+    into.width = CELLS + view.topology.width();
+    if view.refusal(class).is_some() {
+        return;
+    }
+    let View { lens, topology, binding } = view;
     let mut look = |id: NodeId| {
-        if !state.ledger.fits(id, &class.demand.takes) {
+        if !state.ledger.fits(id, class.checked()) {
             return;
         }
         let node = state.node(id);
         let Ok(shape) = lens.look(state, class, node) else { return };
+        if binding.as_ref().is_some_and(|binding| binding.judge(state, id).is_err()) {
+            return;
+        }
         let before = into.keys.len();
         into.keys.extend([i64::from(shape.against), shape.preferred]);
         topology.cells(id, &mut into.keys);
@@ -177,9 +185,7 @@ fn candidates(state: &State, class: &Class, lens: &mut Lens, topology: &Topology
             into.keys.truncate(before);
             return;
         }
-        let own = score::least_allocated(&state.ledger, id, &class.demand)
-            + score::balanced_allocation(&state.ledger, id, &class.demand)
-            + lens.image_score(class, node);
+        let own = score::own(&state.ledger, id, class, lens.image_score(class, node));
         into.nodes.push(Candidate { id, own });
     };
     match &class.named {
@@ -188,26 +194,39 @@ fn candidates(state: &State, class: &Class, lens: &mut Lens, topology: &Topology
     }
 }
 
+/// Scores as plugins count them, before they are normalised.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw {
+    pub against: i64,
+    pub preferred: i64,
+    /// `None`: the node takes no part in spreading.
+    pub crowding: Option<i64>,
+    /// `None`: no pod says anything about it.
+    pub attraction: Option<i64>,
+}
+
 /// The score vectors of all feasible nodes, in row order.
-pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores)> {
-    let mut lens = Lens::new(state, class);
-    let topology = Topology::new(state, class, &mut lens);
+pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores, Raw)> {
+    let mut view = View::new(state, class);
     let mut scan = Scan::default();
-    candidates(state, class, &mut lens, &topology, &mut scan);
+    candidates(state, class, &mut view, &mut scan);
     let mut contest = Contest::default();
-    contest.open(class, &topology, scan.keys());
+    contest.open(class, &view.topology, scan.keys());
     let scores = |(at, (candidate, (key, _))): (usize, (&Candidate, (&Key, usize)))| {
         let marks = contest.marks(at, key);
         let scores = Scores {
-            least_allocated: score::least_allocated(&state.ledger, candidate.id, &class.demand),
-            balanced_allocation: score::balanced_allocation(&state.ledger, candidate.id, &class.demand),
-            image_locality: lens.image_score(class, state.node(candidate.id)),
+            fit: score::fit(&state.ledger, candidate.id, class),
+            balanced_allocation: score::balanced(&state.ledger, candidate.id, class),
+            image_locality: view.lens.image_score(class, state.node(candidate.id)),
             taint_toleration: marks.taint_toleration,
             node_affinity: marks.node_affinity,
             topology_spread: marks.topology_spread,
             pod_affinity: marks.pod_affinity,
         };
-        (candidate.id, scores)
+        let (crowding, attraction) = contest.raw(at);
+        (candidate.id, scores, Raw { against: key[0], preferred: key[1], crowding, attraction })
     };
-    scan.nodes.iter().zip(scan.keys()).enumerate().map(scores).collect()
+    let mut scored: Vec<_> = scan.nodes.iter().zip(scan.keys()).enumerate().map(scores).collect();
+    scored.sort_unstable_by_key(|(id, ..)| *id);
+    scored
 }

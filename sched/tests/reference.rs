@@ -6,12 +6,13 @@ mod random;
 
 use std::sync::Arc;
 
-use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Tenure, Verdict};
+use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Tenure, Verdict, Weights};
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use random::disks::{self, Disks};
 use random::{label_selector, node, pick, template};
 
 /// Both schedulers, side by side.
@@ -45,6 +46,23 @@ impl Pair {
     fn compare(&mut self, template: &Arc<PodTemplate>) {
         let class = self.core.class(template);
         let verdicts = self.core.explain(&class);
+        let pod = Pod { id: PodId(u64::MAX), class: class.clone(), priority: 0 };
+        let told = self.core.explain_pod(&pod);
+        assert_eq!(told.nodes.len(), verdicts.len());
+        for ((node, verdict), told) in verdicts.iter().zip(&told.nodes).filter(|_| told.refusal.is_none()) {
+            let first =
+                told.filters.iter().find(|(_, reasons)| !reasons.is_empty()).map(|(_, reasons)| reasons.clone());
+            let weights = Weights::default();
+            match verdict {
+                Verdict::Feasible(scores) => {
+                    let (lines, total) = told.scores.as_ref().expect("feasible");
+                    assert_eq!((first, *total), (None, scores.total(&weights)));
+                    assert_eq!(lines.iter().map(|line| line.weight * line.normalized).sum::<i64>(), *total);
+                }
+                Verdict::Rejected(reasons) => assert_eq!((first.as_ref(), &told.scores), (Some(reasons), &None)),
+            }
+            assert_eq!(told.node, *node);
+        }
         assert_eq!(verdicts.len(), self.naive.nodes.len());
         let scores = self.naive.scores(template);
         for (node, verdict) in verdicts {
@@ -76,11 +94,13 @@ impl Pair {
             match decision {
                 Decision::Bound(node) => {
                     let name = self.core.node_name(*node).clone();
-                    let chosen = scores.get(&name).unwrap_or_else(|| panic!("{name} is not feasible")).total();
-                    let best = scores.values().map(|scores| scores.total()).max();
+                    let chosen = scores
+                        .get(&name)
+                        .unwrap_or_else(|| panic!("{name} is not feasible"))
+                        .total(&Weights::default());
+                    let best = scores.values().map(|scores| scores.total(&Weights::default())).max();
                     assert_eq!(Some(chosen), best, "{name} was not the best");
-                    self.naive.hold(pod.id, &name, template);
-                    self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
+                    self.hold(pod, &name, template);
                 }
                 Decision::Unschedulable(_) => assert!(scores.is_empty(), "left pending, but fits {:?}", scores.keys()),
             }
@@ -103,10 +123,16 @@ impl Pair {
             return;
         }
         let found = self.core.preempt(pod);
-        let all = self.naive.preemptions(template, pod.priority);
+        let (all, outlook) = self.naive.preemptions(template, pod.priority);
         let cheapest = all.values().map(|(cost, _)| *cost).min();
-        assert_eq!(found.as_ref().map(|found| found.cost), cheapest);
-        let Some(found) = found else { return };
+        assert_eq!(found.as_ref().ok().map(|found| found.cost), cheapest);
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => {
+                assert_eq!(why.to_string(), outlook);
+                return;
+            }
+        };
         let name = self.core.node_name(found.node).clone();
         assert_eq!((found.cost, &found.victims), (all[&name].0, &all[&name].1), "on {name}");
         if rng.random_bool(0.5) {
@@ -119,8 +145,17 @@ impl Pair {
         self.core.nominate(pod, found.node);
         let decisions = self.core.schedule(std::slice::from_ref(pod));
         assert!(matches!(decisions[0], Decision::Bound(node) if node == found.node), "{:?}", decisions[0]);
-        self.naive.hold(pod.id, &name, template);
-        self.naive.pods.get_mut(&pod.id).expect("held").priority = pod.priority;
+        self.hold(pod, &name, template);
+    }
+
+    /// Notes a placed pod, with what it was promised.
+    fn hold(&mut self, pod: &Pod, name: &Arc<str>, template: &Arc<PodTemplate>) {
+        let node = self.naive.nodes.iter().find(|node| node.name == *name).expect("present");
+        let plan = self.naive.bindings(template, node).expect("feasible");
+        assert_eq!(self.core.volume_plan(pod.id).cloned().unwrap_or_default(), plan, "promises of {name}");
+        self.naive.hold(pod.id, name, template);
+        let held = self.naive.pods.get_mut(&pod.id).expect("held");
+        (held.priority, held.plan) = (pod.priority, plan);
     }
 }
 
@@ -129,6 +164,8 @@ fn run(seed: u64, steps: usize) {
     let roomy = rng.random_bool(0.5);
     let templates = (0..6).map(|_| Arc::new(template(&mut rng, roomy))).collect();
     let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0, roomy };
+    pair.naive.disks = Disks::random(&mut rng);
+    pair.naive.disks.tell(&mut pair.core);
     for at in 0..rng.random_range(0..10) {
         pair.upsert(node(&mut rng, &format!("node-{at}")));
     }
@@ -175,6 +212,39 @@ fn run(seed: u64, steps: usize) {
                 pair.core.set_namespace(&namespace, Some(labels.clone()));
                 pair.naive.namespaces.insert(namespace, labels);
             }
+            7 => {
+                // Somebody else changes claims and volumes. What a pod was promised stays as it is.
+                let promised: Vec<Arc<str>> = pair
+                    .naive
+                    .pods
+                    .values()
+                    .flat_map(|held| held.plan.bind.iter().map(|(_, volume)| volume.clone()))
+                    .collect();
+                let at = rng.random_range(0..9);
+                let name: Arc<str> = format!("vol-{at}").into();
+                if !promised.contains(&name) {
+                    let volume = rng.random_bool(0.8).then(|| disks::volume(&mut rng, at));
+                    pair.core.set_volume(&name, volume.clone());
+                    match volume {
+                        Some(volume) => pair.naive.disks.volumes.insert(name, volume),
+                        None => pair.naive.disks.volumes.remove(&name),
+                    };
+                }
+                let key: disks::Key =
+                    (pick(&mut rng, &["shop", "bank"]).into(), format!("claim-{}", rng.random_range(0..6)).into());
+                let held = |held: &naive::Held| {
+                    let names = held.plan.bind.iter().map(|(claim, _)| claim).chain(&held.plan.provision);
+                    held.template.namespace == key.0 && names.into_iter().any(|name| *name == key.1)
+                };
+                if !pair.naive.pods.values().any(held) {
+                    let claim = rng.random_bool(0.9).then(|| disks::claim(&mut rng, &key.1));
+                    pair.core.set_volume_claim(&key.0, &key.1, claim.clone());
+                    match claim {
+                        Some(claim) => pair.naive.disks.claims.insert(key, claim),
+                        None => pair.naive.disks.claims.remove(&key),
+                    };
+                }
+            }
             6 => {
                 let at = rng.random_range(0..pair.templates.len());
                 pair.templates[at] = Arc::new(template(&mut rng, roomy));
@@ -192,6 +262,7 @@ fn run(seed: u64, steps: usize) {
         assert!(pair.core.remove_pod(*id).is_some());
     }
     assert_eq!(pair.core.pods(), 0);
+    assert!(pair.core.promises_nothing());
     for node in &pair.naive.nodes {
         let usage = pair.core.usage(pair.core.node(&node.name).expect("present"));
         let nothing = usage.requested.extended.iter().all(|(_, amount)| *amount == 0);

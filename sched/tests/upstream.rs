@@ -12,9 +12,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use kelson_sched::{Class, Cluster, Decision, Pod, PodId, PodTemplate, Requirement, Scores, Tenure, Verdict};
+use kelson_sched::{
+    Class, Cluster, Decision, Pod, PodId, PodTemplate, Requirement, Scores, Tenure, Verdict, VolumePlan,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use random::disks::Disks;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -54,6 +57,8 @@ fn template(rng: &mut StdRng, roomy: bool) -> Arc<PodTemplate> {
     loop {
         let mut template = random::template(rng, roomy);
         template.spread_defaulted = false;
+        // Which features a pod needs is read from its other fields.
+        template.features.clear();
         let terms = || template.required.iter().flatten().chain(template.preferred.iter().map(|(_, term)| term));
         let number = |one: &Requirement| one.values.iter().all(|value| &**value != "x");
         let valid = template.preferred.iter().all(|(weight, _)| *weight > 0)
@@ -80,7 +85,9 @@ fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
         cluster.upsert_node(&spec);
         nodes.push(spec);
     }
-    let mut objects = Vec::new();
+    let disks = Disks::random(&mut rng);
+    disks.tell(&mut cluster);
+    let mut objects = wire::disks(&disks);
     for name in ["shop", "bank", "farm"] {
         let labels = vec![("team".into(), random::pick(&mut rng, &["a", "b"]).into())];
         objects.push(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": wire::pairs(&labels) } }));
@@ -93,6 +100,11 @@ fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
         let class = cluster.class(&template);
         if let Decision::Bound(at) = cluster.schedule(&[Pod { id: PodId(id), class, priority: 0 }])[0] {
             let name = cluster.node_name(at).clone();
+            // What it was promised is not in the snapshot.
+            if cluster.volume_plan(PodId(id)).is_some_and(|plan| *plan != VolumePlan::default()) {
+                cluster.remove_pod(PodId(id));
+                continue;
+            }
             let terminating = rng.random_bool(0.1);
             cluster.add_pod(PodId(id), &name, &template, Tenure { terminating, ..Tenure::default() });
             pods.push(wire::pod(&format!("pod-{id}"), &template, Some(&name), terminating));
@@ -117,8 +129,8 @@ fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
 
 fn answer(cluster: &Cluster, class: &Class) -> Answer {
     let mut answer = Answer::default();
-    if cluster.diagnose(class).contradiction {
-        answer.refused = "pod affinity terms conflict".into();
+    if let Some(refusal) = cluster.diagnose(class).refusal {
+        answer.refused = refusal.to_string();
         return answer;
     }
     for (at, verdict) in cluster.explain(class) {
@@ -137,7 +149,7 @@ fn answer(cluster: &Cluster, class: &Class) -> Answer {
 
 fn weighted(scores: &Scores) -> BTreeMap<String, i64> {
     let values = [
-        scores.least_allocated,
+        scores.fit,
         scores.balanced_allocation,
         scores.image_locality,
         scores.taint_toleration,

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use kelson_sched::{
     Budget, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate, Requirement, Scores,
-    Taint, Toleration, TolerationOperator,
+    Taint, Toleration, TolerationOperator, VolumePlan,
 };
 
+use crate::random::disks::Disks;
+
+mod disks;
 mod others;
 mod preemption;
 
@@ -17,6 +20,7 @@ pub struct Naive {
     pub pods: BTreeMap<PodId, Held>,
     pub namespaces: BTreeMap<Arc<str>, Pairs>,
     pub budgets: Vec<Budget>,
+    pub disks: Disks,
 }
 
 /// A pod that holds a place.
@@ -26,13 +30,22 @@ pub struct Held {
     pub terminating: bool,
     pub priority: i32,
     pub started: u64,
+    /// What it was promised.
+    pub plan: VolumePlan,
 }
 
 impl Naive {
     pub fn hold(&mut self, id: PodId, node: &Arc<str>, template: &Arc<PodTemplate>) {
         self.pods.insert(
             id,
-            Held { node: node.clone(), template: template.clone(), terminating: false, priority: 0, started: 0 },
+            Held {
+                node: node.clone(),
+                template: template.clone(),
+                terminating: false,
+                priority: 0,
+                started: 0,
+                plan: VolumePlan::default(),
+            },
         );
     }
 
@@ -89,16 +102,24 @@ impl Naive {
         if !short.is_empty() {
             return short;
         }
-        self.reject_spread(pod, node)
-            .or_else(|| self.reject_affinity(pod, node))
-            .map(String::from)
-            .into_iter()
-            .collect()
+        let disks = self.reject_disks(pod, node);
+        if !disks.is_empty() {
+            return disks;
+        }
+        if let Some(reason) = self.reject_spread(pod, node).or_else(|| self.reject_affinity(pod, node)) {
+            return vec![reason.into()];
+        }
+        if pod.features.iter().any(|feature| !node.features.contains(feature)) {
+            return vec!["node(s) didn't match Pod's required features".into()];
+        }
+        Vec::new()
     }
 
     /// Score vectors of the feasible nodes.
     pub fn scores(&self, pod: &PodTemplate) -> BTreeMap<Arc<str>, Scores> {
-        let feasible: Vec<&NodeSpec> = self.nodes.iter().filter(|node| self.reject(pod, node).is_empty()).collect();
+        let refused = self.refuse(pod).is_some();
+        let takes = |node: &&NodeSpec| !refused && self.reject(pod, node).is_empty();
+        let feasible: Vec<&NodeSpec> = self.nodes.iter().filter(takes).collect();
         let against = |node: &NodeSpec| {
             let counts = |taint: &&Taint| {
                 taint.effect == Effect::PreferNoSchedule && !pod.tolerations.iter().any(|one| tolerates(one, taint))
@@ -114,7 +135,7 @@ impl Naive {
         let affinity = self.affinity_scores(pod, &feasible);
         let score = |(at, node): (usize, &&NodeSpec)| {
             let scores = Scores {
-                least_allocated: self.least_allocated(pod, node),
+                fit: self.least_allocated(pod, node),
                 balanced_allocation: self.balanced_allocation(pod, node),
                 image_locality: self.image_locality(pod, node),
                 taint_toleration: if most_against == 0 { 100 } else { 100 - 100 * against(node) / most_against },
@@ -185,6 +206,9 @@ impl Naive {
         if named.as_ref().is_some_and(|names| names.is_empty()) {
             return format!("0/{} nodes are available: pod affinity terms conflict.", self.nodes.len());
         }
+        if let Some(refusal) = self.refuse(pod) {
+            return format!("0/{} nodes are available: {refusal}.", self.nodes.len());
+        }
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         for node in &self.nodes {
             let outside = named.as_ref().is_some_and(|names| !names.contains(&node.name));
@@ -199,7 +223,9 @@ impl Naive {
         }
         let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         parts.sort();
-        format!("0/{} nodes are available: {}.", self.nodes.len(), parts.join(", "))
+        // A pod that fits now may have been refused before others came.
+        let counts = if parts.is_empty() { String::new() } else { format!(" {}.", parts.join(", ")) };
+        format!("0/{} nodes are available:{counts}", self.nodes.len())
     }
 }
 

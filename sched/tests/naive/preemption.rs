@@ -8,15 +8,36 @@ use kelson_sched::{Cost, PodId, PodTemplate};
 
 use super::{Held, Naive};
 
+/// What one node costs, and who goes.
+pub type Trial = (Cost, Vec<PodId>);
+
+const UNHELPFUL: &str = "Preemption is not helpful for scheduling";
+
+fn outlook(nodes: usize, hindrances: Vec<String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    hindrances.into_iter().for_each(|why| *counts.entry(why).or_default() += 1);
+    let mut parts: Vec<String> = counts.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    parts.sort();
+    let counts = if parts.is_empty() { String::new() } else { format!(" {}.", parts.join(", ")) };
+    format!("preemption: 0/{nodes} nodes are available:{counts}")
+}
+
 impl Naive {
-    /// Cost and victims per node on which evictions help.
-    pub fn preemptions(&mut self, pod: &PodTemplate, priority: i32) -> BTreeMap<Arc<str>, (Cost, Vec<PodId>)> {
+    /// Cost and victims per node on which evictions help, and what is said where they help nowhere.
+    pub fn preemptions(&mut self, pod: &PodTemplate, priority: i32) -> (BTreeMap<Arc<str>, Trial>, String) {
+        if self.refuse(pod).is_some() {
+            return (BTreeMap::new(), outlook(self.nodes.len(), vec![UNHELPFUL.into(); self.nodes.len()]));
+        }
         let names: Vec<Arc<str>> = self.nodes.iter().map(|node| node.name.clone()).collect();
-        let tried = names.into_iter().filter_map(|name| {
-            let found = self.try_node(pod, priority, &name)?;
-            Some((name, found))
-        });
-        tried.collect()
+        let mut found = BTreeMap::new();
+        let mut hindrances = Vec::new();
+        for name in names {
+            match self.try_node(pod, priority, &name) {
+                Ok(trial) => drop(found.insert(name, trial)),
+                Err(why) => hindrances.extend(why),
+            }
+        }
+        (found, outlook(self.nodes.len(), hindrances))
     }
 
     fn rejects(&self, pod: &PodTemplate, name: &str) -> Vec<String> {
@@ -24,37 +45,57 @@ impl Naive {
         self.reject(pod, node)
     }
 
-    fn try_node(&mut self, pod: &PodTemplate, priority: i32, name: &Arc<str>) -> Option<(Cost, Vec<PodId>)> {
+    fn try_node(&mut self, pod: &PodTemplate, priority: i32, name: &Arc<str>) -> Result<Trial, Vec<String>> {
         // Evictions do not mend these (UnschedulableAndUnresolvable).
-        let unresolvable =
-            ["unschedulable", "requested node name", "taint", "affinity/selector", "pod affinity rules", "missing"];
-        let now = self.rejects(pod, name).into_iter().next()?;
-        if unresolvable.iter().any(|text| now.contains(text)) {
-            return None;
+        let unresolvable = [
+            "unschedulable",
+            "requested node name",
+            "taint",
+            "affinity/selector",
+            "pod affinity rules",
+            "missing",
+            "node affinity",
+            "to bind",
+            "free storage",
+            "volume zone",
+            "required features",
+        ];
+        let now = self.rejects(pod, name).into_iter().next().ok_or_else(Vec::new)?;
+        let node = self.nodes.iter().find(|node| node.name == *name).expect("present");
+        let (asks, has) = (&pod.requests.resources, &node.allocatable);
+        // More than the node has when it is empty.
+        let beyond = asks.milli_cpu > has.milli_cpu
+            || asks.memory > has.memory
+            || asks.ephemeral_storage > has.ephemeral_storage
+            || asks.extended.iter().any(|(name, amount)| *amount > has.extended(name));
+        if unresolvable.iter().any(|text| now.contains(text)) || beyond && !now.contains("ports") {
+            return Err(vec![UNHELPFUL.into()]);
         }
         let lower = self.pods.iter().filter(|(_, held)| held.node == *name && held.priority < priority);
         let mut ids: Vec<PodId> = lower.map(|(id, _)| *id).collect();
         let start = |held: &Held| if held.started == 0 { u64::MAX } else { held.started };
         ids.sort_by_key(|id| (Reverse(self.pods[id].priority), start(&self.pods[id]), *id));
         if ids.is_empty() {
-            return None;
+            return Err(vec!["No preemption victims found for incoming pod".into()]);
         }
         let violating = self.violating(&ids);
         let mut away: BTreeMap<PodId, Held> = ids.iter().filter_map(|id| Some((*id, self.pods.remove(id)?))).collect();
         let mut victims = Vec::new();
-        if self.rejects(pod, name).is_empty() {
+        let still = self.rejects(pod, name);
+        if still.is_empty() {
             let (first, second): (Vec<PodId>, Vec<PodId>) = ids.iter().copied().partition(|id| violating[id]);
             for id in first.into_iter().chain(second) {
-                self.pods.insert(id, away.remove(&id)?);
+                self.pods.insert(id, away.remove(&id).expect("away"));
                 if !self.rejects(pod, name).is_empty() {
-                    away.insert(id, self.pods.remove(&id)?);
+                    away.insert(id, self.pods.remove(&id).expect("back"));
                     victims.push(id);
                 }
             }
         }
         self.pods.extend(away);
         victims.sort_by_key(|id| (Reverse(self.pods[id].priority), start(&self.pods[id]), *id));
-        let highest_priority = self.pods[victims.first()?].priority;
+        let Some(first) = victims.first() else { return Err(still) };
+        let highest_priority = self.pods[first].priority;
         let cost = Cost {
             violations: victims.iter().filter(|id| violating[id]).count(),
             highest_priority,
@@ -65,10 +106,11 @@ impl Naive {
                     .iter()
                     .filter(|id| self.pods[id].priority == highest_priority)
                     .map(|id| start(&self.pods[id]))
-                    .min()?,
+                    .min()
+                    .unwrap_or(u64::MAX),
             ),
         };
-        Some((cost, victims))
+        Ok((cost, victims))
     }
 
     fn violating(&self, ids: &[PodId]) -> BTreeMap<PodId, bool> {

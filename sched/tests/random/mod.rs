@@ -1,5 +1,7 @@
 //! Random nodes and pods, with every constraint.
 
+pub mod disks;
+
 use std::sync::Arc;
 
 use kelson_sched::{
@@ -31,6 +33,10 @@ pub fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
     if rng.random_bool(0.8) {
         labels.push(("zone".into(), pick(rng, &["a", "b", "c"]).into()));
     }
+    if rng.random_bool(0.4) {
+        let key = pick(rng, &[disks::ZONE, disks::ZONE, "failure-domain.beta.kubernetes.io/zone"]);
+        labels.push((key.into(), pick(rng, &["a", "b", "c"]).into()));
+    }
     if rng.random_bool(0.5) {
         labels.push(("cores".into(), pick(rng, &["2", "4", "8", "many"]).into()));
     }
@@ -57,7 +63,7 @@ pub fn node(rng: &mut StdRng, name: &str) -> NodeSpec {
         allocatable.set_extended("example.com/gpu", pick(rng, &[1, 2, 4]));
     }
     let pods = pick(rng, &[0, 2, 5, 110]);
-    let features = Vec::new();
+    let features = ["fast", "safe"].into_iter().filter(|_| rng.random_bool(0.7)).map(Into::into).collect();
     NodeSpec {
         name: name.into(),
         allocatable,
@@ -148,7 +154,9 @@ pub fn others(rng: &mut StdRng) -> PodTemplate {
             labels.push((key.into(), pick(rng, &values).into()));
         }
     }
-    let mut template = PodTemplate { namespace, labels, ..PodTemplate::default() };
+    let features = if rng.random_bool(0.05) { vec![pick(rng, &["fast", "safe"]).into()] } else { vec![] };
+    let volumes = disks::uses(rng);
+    let mut template = PodTemplate { namespace, labels, volumes, features, ..PodTemplate::default() };
     if rng.random_bool(0.4) {
         return template;
     }

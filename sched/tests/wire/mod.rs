@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use kelson_sched::{
-    Effect, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, PodTerm, Protocol, Requirement,
-    TolerationOperator,
+    AccessModes, Disk, Effect, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, PodTerm, Protocol,
+    Requirement, TolerationOperator, Volume, VolumeClaim, VolumeUse,
 };
 use serde_json::{Map, Value, json};
+
+use crate::random::disks::{Disks, Key};
 
 fn operator(operator: Operator) -> &'static str {
     match operator {
@@ -131,6 +133,7 @@ pub fn pod(name: &str, template: &PodTemplate, node: Option<&str>, terminating: 
             "nodeSelector": pairs(&template.node_selector),
             "containers": containers(template),
             "tolerations": tolerations.collect::<Vec<_>>(),
+            "volumes": template.volumes.iter().enumerate().map(|(at, one)| named(at, volume(one))).collect::<Vec<_>>(),
             "topologySpreadConstraints": spread.collect::<Vec<_>>(),
             "affinity": {
                 "nodeAffinity": {
@@ -170,4 +173,153 @@ pub fn node(spec: &NodeSpec) -> Value {
         "spec": { "unschedulable": spec.unschedulable, "taints": spec.taints.iter().map(taint).collect::<Vec<_>>() },
         "status": { "allocatable": allocatable, "images": spec.images.iter().map(image).collect::<Vec<_>>() },
     })
+}
+
+fn named(at: usize, mut volume: Value) -> Value {
+    volume["name"] = json!(format!("v{at}"));
+    volume
+}
+
+fn volume(volume: &VolumeUse) -> Value {
+    match volume {
+        VolumeUse::Claim(name) => json!({ "persistentVolumeClaim": { "claimName": &**name } }),
+        VolumeUse::Ephemeral(_) => json!({ "ephemeral": {} }),
+        VolumeUse::Disk(Disk::Gce { name, read_only }) => {
+            json!({ "gcePersistentDisk": { "pdName": &**name, "readOnly": read_only } })
+        }
+        VolumeUse::Disk(Disk::Ebs { id }) => json!({ "awsElasticBlockStore": { "volumeID": &**id } }),
+        VolumeUse::Disk(Disk::Iscsi { iqn, read_only }) => json!({ "iscsi": { "iqn": &**iqn, "readOnly": read_only } }),
+        VolumeUse::Disk(Disk::Rbd { monitors, pool, image, read_only }) => {
+            let monitors: Vec<&str> = monitors.iter().map(|one| &**one).collect();
+            json!({ "rbd": { "monitors": monitors, "pool": &**pool, "image": &**image, "readOnly": read_only } })
+        }
+    }
+}
+
+fn modes(modes: AccessModes) -> Vec<&'static str> {
+    let all = [
+        (AccessModes::READ_WRITE_ONCE, "ReadWriteOnce"),
+        (AccessModes::READ_ONLY_MANY, "ReadOnlyMany"),
+        (AccessModes::READ_WRITE_MANY, "ReadWriteMany"),
+        (AccessModes::READ_WRITE_ONCE_POD, "ReadWriteOncePod"),
+    ];
+    all.iter().filter(|(mode, _)| modes.contains(*mode)).map(|(_, name)| *name).collect()
+}
+
+fn volume_mode(block: bool) -> &'static str {
+    if block { "Block" } else { "Filesystem" }
+}
+
+fn volume_claim((namespace, name): &Key, claim: &VolumeClaim) -> Value {
+    let mut annotations = Map::new();
+    if claim.bind_completed {
+        annotations.insert("pv.kubernetes.io/bind-completed".into(), json!("yes"));
+    }
+    if let Some(node) = &claim.selected_node {
+        annotations.insert("volume.kubernetes.io/selected-node".into(), json!(&**node));
+    }
+    let requests = claim.size.map_or(json!({}), |size| json!({ "storage": size.to_string() }));
+    let mut metadata =
+        json!({ "namespace": &**namespace, "name": &**name, "uid": &*claim.uid, "annotations": annotations });
+    if claim.terminating {
+        metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata,
+        "spec": {
+            "storageClassName": &*claim.class,
+            "volumeName": claim.volume.as_deref().unwrap_or(""),
+            "accessModes": modes(claim.access_modes),
+            "volumeMode": volume_mode(claim.block),
+            "resources": { "requests": requests },
+            "selector": label_selector(&claim.selector),
+        },
+        "status": { "phase": if claim.lost { "Lost" } else { "Pending" } },
+    })
+}
+
+fn persistent_volume(name: &str, volume: &Volume) -> Value {
+    let mut metadata = json!({ "name": name, "labels": pairs(&volume.labels) });
+    if volume.terminating {
+        metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    }
+    let required = |terms: &Vec<NodeSelectorTerm>| json!({ "required": { "nodeSelectorTerms": terms.iter().map(node_term).collect::<Vec<_>>() } });
+    let reference = |one: &kelson_sched::ClaimReference| json!({ "namespace": &*one.namespace, "name": &*one.name, "uid": &*one.uid });
+    let csi = |(driver, handle): &(Arc<str>, Arc<str>)| json!({ "driver": &**driver, "volumeHandle": &**handle });
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": metadata,
+        "spec": {
+            "capacity": { "storage": volume.capacity.to_string() },
+            "storageClassName": &*volume.class,
+            "accessModes": modes(volume.access_modes),
+            "volumeMode": volume_mode(volume.block),
+            "nodeAffinity": volume.affinity.as_ref().map(required),
+            "claimRef": volume.claim.as_ref().map(reference),
+            "csi": volume.csi.as_ref().map(csi),
+        },
+        "status": { "phase": if volume.available { "Available" } else { "Released" } },
+    })
+}
+
+/// Everything that is known of storage, as API objects.
+pub fn disks(disks: &Disks) -> Vec<Value> {
+    let mut objects: Vec<Value> = disks.claims.iter().map(|(key, claim)| volume_claim(key, claim)).collect();
+    objects.extend(disks.volumes.iter().map(|(name, volume)| persistent_volume(name, volume)));
+    for (name, class) in &disks.classes {
+        let topologies = class.allowed_topologies.iter().map(|term| {
+            let expression = |one: &Requirement| {
+                json!({ "key": &*one.key, "values": one.values.iter().map(|value| &**value).collect::<Vec<_>>() })
+            };
+            json!({ "matchLabelExpressions": term.expressions.iter().map(expression).collect::<Vec<_>>() })
+        });
+        objects.push(json!({
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": { "name": &**name },
+            "provisioner": &*class.provisioner,
+            "volumeBindingMode": if class.wait_for_consumer { "WaitForFirstConsumer" } else { "Immediate" },
+            "allowedTopologies": topologies.collect::<Vec<_>>(),
+        }));
+    }
+    let storage = |kind: &str, mut rest: Value| {
+        rest["apiVersion"] = json!("storage.k8s.io/v1");
+        rest["kind"] = json!(kind);
+        rest
+    };
+    for (node, limits) in &disks.limits {
+        let driver = |(name, count): &(Arc<str>, i64)| json!({ "name": &**name, "nodeID": "n", "allocatable": { "count": count } });
+        let drivers: Vec<Value> = limits.iter().map(driver).collect();
+        objects.push(storage("CSINode", json!({ "metadata": { "name": &**node }, "spec": { "drivers": drivers } })));
+    }
+    for name in &disks.tracked {
+        objects.push(storage(
+            "CSIDriver",
+            json!({ "metadata": { "name": &**name }, "spec": { "storageCapacity": true } }),
+        ));
+    }
+    for ((namespace, name), one) in &disks.capacities {
+        objects.push(storage(
+            "CSIStorageCapacity",
+            json!({
+                "metadata": { "namespace": &**namespace, "name": &**name },
+                "storageClassName": &*one.class,
+                "nodeTopology": label_selector(&one.topology),
+                "maximumVolumeSize": one.limit.map(|limit| limit.to_string()),
+            }),
+        ));
+    }
+    for (name, one) in &disks.attachments {
+        objects.push(storage(
+            "VolumeAttachment",
+            json!({
+                "metadata": { "name": &**name },
+                "spec": { "attacher": &*one.driver, "nodeName": &*one.node, "source": { "persistentVolumeName": &*one.volume } },
+            }),
+        ));
+    }
+    objects
 }

@@ -224,7 +224,7 @@ fn preempt(cluster: &mut Cluster, pods: &[Pod]) -> usize {
     let refused = cluster.schedule(pods);
     for (pod, decision) in pods.iter().zip(refused) {
         if matches!(decision, Decision::Unschedulable(_))
-            && let Some(found) = cluster.preempt(pod)
+            && let Ok(found) = cluster.preempt(pod)
         {
             found.victims.iter().for_each(|victim| {
                 cluster.remove_pod(*victim);

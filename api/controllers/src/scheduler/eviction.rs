@@ -27,7 +27,7 @@ impl Model {
             return None;
         }
         let preemptor = known.view.meta().uid.clone();
-        let Some(found) = self.cluster.preempt(pod) else {
+        let Ok(found) = self.cluster.preempt(pod) else {
             if !self.cluster.awaits_victims(pod) {
                 self.cluster.denominate(pod.id);
             }

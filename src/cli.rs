@@ -29,7 +29,10 @@ pub enum Command {
     /// The controllers, against an API server.
     Controllers(Client),
     /// The scheduler, against an API server.
-    Scheduler(Client),
+    Scheduler(crate::scheduler::Scheduler),
+    /// Why the scheduler puts a pod where it does, or nowhere.
+    #[command(subcommand)]
+    Explain(crate::scheduler::Explain),
     /// Simulated nodes, against an API server.
     Nodesim(Nodesim),
     /// Snapshots of a store: save, look at, restore.

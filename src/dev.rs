@@ -55,7 +55,8 @@ pub async fn run(options: Dev) -> Result<()> {
     clients.start("controllers", kelson_controllers::run(controllers, settings, token.clone()));
     let scheduler = client("system:kube-scheduler", &[]);
     let settings = kelson_controllers::scheduler::Config::default();
-    let scheduling = kelson_controllers::scheduler::run(scheduler, settings, token.clone());
+    let metrics = kelson_controllers::scheduler::Metrics::new(kelson_controllers::scheduler::DEFAULT_SCHEDULER);
+    let scheduling = kelson_controllers::scheduler::run(scheduler, settings, metrics, token.clone());
     clients.start("scheduler", async move {
         scheduling.await;
         Ok::<_, anyhow::Error>(())

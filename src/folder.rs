@@ -49,7 +49,7 @@ fn private(path: &Path) -> std::io::Result<()> {
 }
 
 /// `$XDG_DATA_HOME/kelson`, or `~/.local/share/kelson`.
-fn default() -> Result<PathBuf> {
+pub fn default() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()) {
         Some(base) => PathBuf::from(base),
         None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set; name a folder with --data-dir")?)

@@ -9,6 +9,7 @@ mod listen;
 mod parts;
 mod process;
 mod progress;
+mod scheduler;
 mod shutdown;
 mod snapshot;
 mod store;
@@ -67,7 +68,8 @@ fn start(cli: Cli) -> Result<()> {
             }
             Command::Apiserver(options) => parts::apiserver(options).await,
             Command::Controllers(options) => parts::controllers(options).await,
-            Command::Scheduler(options) => parts::scheduler(options).await,
+            Command::Scheduler(options) => scheduler::run(options).await,
+            Command::Explain(what) => scheduler::explain(what).await,
             Command::Nodesim(options) => parts::nodesim(options).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Migrate(options) => snapshot::migrate(options).await,

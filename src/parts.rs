@@ -61,7 +61,7 @@ pub fn nodesim_config(nodes: u32, listen: SocketAddr, certificates: &Certificate
 }
 
 /// Waits for a signal or a failure, then stops.
-async fn until_stopped(stop: CancellationToken, mut tasks: Tasks) -> Result<()> {
+pub async fn until_stopped(stop: CancellationToken, mut tasks: Tasks) -> Result<()> {
     println!("ready");
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -95,14 +95,15 @@ pub async fn apiserver(options: cli::Apiserver) -> Result<()> {
     until_stopped(stop, tasks).await
 }
 
-fn client(options: &cli::Client, name: &str) -> Result<(Client, Kubeconfig)> {
-    let config = Kubeconfig::load(&options.kubeconfig).context("--kubeconfig")?;
+/// A client of the API server that the kubeconfig names, called `name`.
+pub fn client(kubeconfig: &Path, name: &str) -> Result<(Client, Kubeconfig)> {
+    let config = Kubeconfig::load(kubeconfig).context("--kubeconfig")?;
     let https = Https::new(&config).map_err(anyhow::Error::from_boxed).context("--kubeconfig")?;
     Ok((Client::new(Arc::new(https), name), config))
 }
 
 /// Who this process is in an election: its host and its id.
-fn identity() -> String {
+pub fn identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}_{}", host.trim(), std::process::id())
 }
@@ -110,7 +111,7 @@ fn identity() -> String {
 /// `kelson controllers`.
 pub async fn controllers(options: cli::Client) -> Result<()> {
     let stop = shutdown::token()?;
-    let (client, config) = client(&options, "kelson-controllers")?;
+    let (client, config) = client(&options.kubeconfig, "kelson-controllers")?;
     let settings = controllers_config(&String::from_utf8_lossy(&config.certificate_authority));
     let mut tasks = Tasks::default();
     let token = tasks.token();
@@ -121,28 +122,10 @@ pub async fn controllers(options: cli::Client) -> Result<()> {
     until_stopped(stop, tasks).await
 }
 
-/// `kelson scheduler`.
-pub async fn scheduler(options: cli::Client) -> Result<()> {
-    let stop = shutdown::token()?;
-    let (client, _) = client(&options, "kelson-scheduler")?;
-    let mut tasks = Tasks::default();
-    let token = tasks.token();
-    let election = Election::new(client.clone(), "kube-scheduler", &identity());
-    let settings = kelson_controllers::scheduler::Config::default();
-    tasks.start("scheduler", async move {
-        let schedule = |token| async move {
-            kelson_controllers::scheduler::run(client, settings, token).await;
-            Ok(())
-        };
-        election.lead(token, schedule).await
-    });
-    until_stopped(stop, tasks).await
-}
-
 /// `kelson nodesim`.
 pub async fn nodesim(options: cli::Nodesim) -> Result<()> {
     let stop = shutdown::token()?;
-    let (client, _) = client(&options.client, "kelson-nodesim")?;
+    let (client, _) = client(&options.client.kubeconfig, "kelson-nodesim")?;
     let certificates = Certificates::existing(&options.cert_dir).context("--cert-dir")?;
     let settings = nodesim_config(options.nodes, options.kubelet_listen, &certificates)?;
     let (simulator, _) = Simulator::new(client, settings).await?;

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use serde_json::Value as Json;
 
 use commandline::Refusal;
+pub use duration::Nanos;
 use log::{Level, Logger, Output};
 use rotation::{RotatingFile, Rotation};
 use settings::Settings;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kelson_controllers::scheduler::{self, Config};
+use kelson_controllers::scheduler::{self, Config, Metrics};
 use kelson_kube::{Gateway, User};
 use kelson_sched::Waits;
 use kelson_wire::kube::{Body, BoxError, Client, Gvr, ListParams, PatchKind, Transport};
@@ -88,7 +88,8 @@ impl World {
         let waits = Waits { initial_backoff: 20, max_backoff: 200, ..Waits::default() };
         let config = Config { waits, seed: 7, workers, ..Config::default() };
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(scheduler::run(Client::new(transport, "scheduler"), config, shutdown.clone()));
+        let client = Client::new(transport, "scheduler");
+        let task = tokio::spawn(scheduler::run(client, config, Metrics::new("default-scheduler"), shutdown.clone()));
         Running { shutdown, task }
     }
 
@@ -212,7 +213,8 @@ async fn pods_wait_for_what_lets_them_through() {
     world.until("the open node", |pods| node_of(&pods["first"]) == "open").await;
     world.pod("second", 500, json!({})).await;
     let why = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), \
-               1 node(s) were unschedulable.";
+               1 node(s) were unschedulable. preemption: 0/3 nodes are available: 1 No preemption victims found for \
+               incoming pod, 2 Preemption is not helpful for scheduling.";
     world.until("the reason", |pods| told(&pods["second"]) == why).await;
     let mut pace = tokio::time::interval(PACE);
     let event = async {
@@ -273,7 +275,8 @@ async fn nodes_come_and_go() {
     // The node of that name comes back with its old pod on it: 900m are left.
     world.node("a", 1_000, json!({})).await;
     world.pod("big", 950, json!({})).await;
-    let why = "0/2 nodes are available: 2 Insufficient cpu.";
+    let why = "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims \
+               found for incoming pod.";
     world.until("told", |pods| told(&pods["big"]) == why).await;
     running.stop().await;
 }

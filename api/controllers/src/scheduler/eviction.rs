@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use kelson_sched::{Budget, Pod, PodId};
+use kelson_sched::{Budget, Outlook, Pod, PodId};
 use kelson_wire::kube::{Delta, Keyed};
 
 use super::model::Model;
 use super::view::{BudgetView, NamespaceView, PodView};
+
+/// Said of a pod whose victims are on their way out.
+const LEAVING: &str = "not eligible due to a terminating pod on the nominated node.";
 
 /// A pod to evict for another one.
 #[derive(Clone, Debug)]
@@ -19,19 +22,33 @@ pub struct Eviction {
 }
 
 impl Model {
-    /// Finds the node where making room for a refused pod costs least, and nominates the pod to it. `None` where no
-    /// eviction helps, or its victims are on their way out already.
-    pub(super) fn make_room(&mut self, pod: &Pod) -> Option<Arc<str>> {
-        let known = self.pods.get(&pod.id)?;
-        if known.view.never_preempts || known.victims > 0 {
-            return None;
+    /// Finds the node where making room for a refused pod costs least, and nominates the pod to it.
+    ///
+    /// # Errors
+    /// Why there is none, in kube-scheduler's words; nothing where the pod's profile does not preempt.
+    pub(super) fn make_room(&mut self, pod: &Pod) -> Result<Arc<str>, Option<Outlook>> {
+        let known = self.pods.get(&pod.id).ok_or(None)?;
+        let profile = self.profile(&known.view).and_then(|at| self.profiles.get(at));
+        if profile.is_none_or(|profile| !profile.preempts) {
+            return Err(None);
+        }
+        if known.view.never_preempts {
+            return Err(Some(Outlook::NEVER));
+        }
+        if known.victims > 0 {
+            return Err(Some(Outlook::Ineligible(LEAVING)));
         }
         let preemptor = known.view.meta().uid.clone();
-        let Ok(found) = self.cluster.preempt(pod) else {
-            if !self.cluster.awaits_victims(pod) {
-                self.cluster.denominate(pod.id);
+        let found = self.cluster.preempt(pod);
+        self.metrics.preempted(found.as_ref().ok().map(|found| found.victims.len()));
+        let found = match found {
+            Ok(found) => found,
+            Err(outlook) => {
+                if !self.cluster.awaits_victims(pod) {
+                    self.cluster.denominate(pod.id);
+                }
+                return Err(Some(outlook));
             }
-            return None;
         };
         let node = self.cluster.node_name(found.node).clone();
         self.cluster.nominate(pod, found.node);
@@ -45,7 +62,7 @@ impl Model {
             }
             self.evictions.push_back(Eviction { id, victim, preemptor: preemptor.clone(), node: node.clone() });
         }
-        Some(node)
+        Ok(node)
     }
 
     /// The next pod to evict. Each pod is evicted for one other at a time.
@@ -66,7 +83,7 @@ impl Model {
     pub fn namespace_changed(&mut self, delta: &Delta<NamespaceView>, now: u64) {
         let labels = delta.new.as_ref().map(|view| view.labels.clone());
         let events = self.cluster.set_namespace(&delta.latest().meta().name, labels);
-        self.queue.notice(events, now);
+        self.notice("NamespaceUpdate", events, now);
     }
 
     /// Takes in a change of a PodDisruptionBudget.

@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::gang::GroupView;
+use super::spreading::{PairsView, SelectorView};
 use super::view::{BudgetView, NamespaceView, NodeView, PodView};
 
 /// Changes beyond this many are merged per object, so that at most one is held for each object there is.
@@ -19,71 +21,62 @@ struct Changes<T> {
     merge_at: usize,
 }
 
-/// Everything that has come, by kind.
-#[derive(Debug, Default)]
-pub struct Arrivals {
-    pub namespaces: Vec<Delta<NamespaceView>>,
-    pub budgets: Vec<Delta<BudgetView>>,
-    pub nodes: Vec<Delta<NodeView>>,
-    pub pods: Vec<Delta<PodView>>,
-}
-
-/// All kinds.
+/// Where the reflector of one kind leaves what has changed.
 #[derive(Debug)]
-pub struct Inbox {
-    namespaces: Mutex<Changes<NamespaceView>>,
-    budgets: Mutex<Changes<BudgetView>>,
-    nodes: Mutex<Changes<NodeView>>,
-    pods: Mutex<Changes<PodView>>,
-    arrived: Notify,
+pub struct Slot<T> {
+    changes: Mutex<Changes<T>>,
+    arrived: Arc<Notify>,
 }
 
-impl Inbox {
-    /// An empty inbox.
-    pub fn new() -> Inbox {
-        Inbox {
-            namespaces: Mutex::new(Changes::new()),
-            budgets: Mutex::new(Changes::new()),
-            nodes: Mutex::new(Changes::new()),
-            pods: Mutex::new(Changes::new()),
-            arrived: Notify::new(),
-        }
+impl<T: Keyed> Slot<T> {
+    fn new(arrived: &Arc<Notify>) -> Arc<Slot<T>> {
+        Arc::new(Slot { changes: Mutex::new(Changes::new()), arrived: arrived.clone() })
     }
 
-    /// Adds changes of namespaces.
-    pub fn push_namespaces(&self, deltas: Vec<Delta<NamespaceView>>) {
-        self.namespaces.lock().push(deltas);
-        self.arrived.notify_one();
-    }
-
-    /// Adds changes of disruption budgets.
-    pub fn push_budgets(&self, deltas: Vec<Delta<BudgetView>>) {
-        self.budgets.lock().push(deltas);
-        self.arrived.notify_one();
-    }
-
-    /// Adds changes of nodes.
-    pub fn push_nodes(&self, deltas: Vec<Delta<NodeView>>) {
-        self.nodes.lock().push(deltas);
-        self.arrived.notify_one();
-    }
-
-    /// Adds changes of pods.
-    pub fn push_pods(&self, deltas: Vec<Delta<PodView>>) {
-        self.pods.lock().push(deltas);
+    /// Adds changes.
+    pub fn push(&self, deltas: Vec<Delta<T>>) {
+        self.changes.lock().push(deltas);
         self.arrived.notify_one();
     }
 
     /// Takes everything.
-    pub fn take(&self) -> Arrivals {
-        Arrivals {
-            namespaces: self.namespaces.lock().take(),
-            budgets: self.budgets.lock().take(),
-            nodes: self.nodes.lock().take(),
-            pods: self.pods.lock().take(),
-        }
+    pub fn take(&self) -> Vec<Delta<T>> {
+        self.changes.lock().take()
     }
+}
 
+macro_rules! kinds {
+    ($($name:ident: $view:ty),* $(,)?) => {
+        /// All kinds.
+        #[derive(Debug)]
+        pub struct Inbox {
+            $(pub $name: Arc<Slot<$view>>,)*
+            arrived: Arc<Notify>,
+        }
+
+        impl Inbox {
+            /// An empty inbox.
+            pub fn new() -> Inbox {
+                let arrived = Arc::new(Notify::new());
+                Inbox { $($name: Slot::new(&arrived),)* arrived }
+            }
+        }
+    };
+}
+
+kinds! {
+    namespaces: NamespaceView,
+    budgets: BudgetView,
+    services: PairsView,
+    replication_controllers: PairsView,
+    replica_sets: SelectorView,
+    stateful_sets: SelectorView,
+    pod_groups: GroupView,
+    nodes: NodeView,
+    pods: PodView,
+}
+
+impl Inbox {
     /// Returns when something has arrived since the last return.
     pub async fn arrived(&self) {
         self.arrived.notified().await;

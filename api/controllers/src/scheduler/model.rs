@@ -7,21 +7,29 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kelson_sched::{Budget, Cluster, Decision, Diagnosis, Events, NodeId, Pod, PodId, Queue, Waits};
+use kelson_sched::{
+    Budget, Class, Cluster, Decision, Diagnosis, Events, NodeId, Pod, PodId, PodTemplate, Queue, Waits,
+};
 use kelson_wire::kube::{Delta, Keyed};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::configuration::ProfileSettings;
 use super::eviction::Eviction;
+use super::gang::Gangs;
+use super::metrics::{Metrics, Sizes};
+use super::spreading::Spreading;
 use super::view::{Condition, NodeView, PodView};
 
 /// The name that a pod without one means.
 pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
-const UNSCHEDULABLE: &str = "Unschedulable";
+pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
 const SCHEDULER_ERROR: &str = "SchedulerError";
+/// The parts of the queue, in the order of its depths.
+const PARTS: [&str; 3] = ["active", "backoff", "unschedulable"];
 
 /// What becomes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Not ours to place now: another scheduler's, gated, terminating, or with a constraint that is not supported.
     Idle,
     /// In the queue.
@@ -37,9 +45,15 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Known {
     pub view: Arc<PodView>,
-    stage: Stage,
+    pub stage: Stage,
+    /// Its template as its profile completes it, where that is how it was placed.
+    completed: Option<Arc<PodTemplate>>,
     /// Pods that are being evicted for it.
     pub victims: u32,
+    /// Attempts to place it.
+    attempts: u32,
+    /// When it first could be placed.
+    since: Option<u64>,
     /// The message last reported, so that a pod that waits is not reported again for the same reason.
     reported: Option<Arc<str>>,
 }
@@ -52,6 +66,18 @@ pub struct Binding {
     pub node: Arc<str>,
     /// How often it was sent without an answer.
     pub unanswered: u32,
+    /// The attempt that placed it, from 1.
+    pub attempts: u32,
+    /// When the pod first could be placed, in the model's milliseconds.
+    pub since: u64,
+}
+
+/// What became of the pods of a batch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub bindings: Vec<Binding>,
+    /// Pods that no node takes.
+    pub unschedulable: usize,
 }
 
 /// How a binding ended.
@@ -85,10 +111,12 @@ pub struct Report {
 pub struct Model {
     pub(super) cluster: Cluster,
     pub(super) queue: Queue,
-    scheduler_name: Box<str>,
+    pub(super) profiles: Vec<ProfileSettings>,
     pub(super) pods: FxHashMap<PodId, Known>,
     by_uid: FxHashMap<Arc<str>, PodId>,
     next_id: u64,
+    /// Pods of ours that their scheduling gates hold back.
+    gated: FxHashSet<PodId>,
     /// Pods whose binding the API took, oldest first, with the time by which the watch should have shown it.
     unconfirmed: VecDeque<(u64, PodId)>,
     /// What to tell, the latest for each pod, in the order of `untold`.
@@ -98,24 +126,38 @@ pub struct Model {
     pub(super) evicting: FxHashMap<PodId, PodId>,
     pub(super) evictions: VecDeque<Eviction>,
     pub(super) budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
+    pub(super) spreading: Spreading,
+    pub(super) gangs: Gangs,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Model {
     /// Knows nothing yet.
-    pub fn new(scheduler_name: &str, workers: usize, seed: u64, waits: Waits) -> Model {
+    pub fn new(
+        profiles: Vec<ProfileSettings>,
+        workers: usize,
+        seed: u64,
+        waits: Waits,
+        metrics: Arc<Metrics>,
+    ) -> Model {
+        let cores = profiles.iter().map(|profile| profile.core.clone()).collect();
         Model {
-            cluster: Cluster::new(workers, seed),
+            cluster: Cluster::with_profiles(workers, seed, cores),
             queue: Queue::new(waits),
-            scheduler_name: scheduler_name.into(),
+            profiles,
             pods: FxHashMap::default(),
             by_uid: FxHashMap::default(),
             next_id: 0,
+            gated: FxHashSet::default(),
             unconfirmed: VecDeque::new(),
             reports: FxHashMap::default(),
             untold: VecDeque::new(),
             evicting: FxHashMap::default(),
             evictions: VecDeque::new(),
             budgets: BTreeMap::new(),
+            spreading: Spreading::default(),
+            gangs: Gangs::default(),
+            metrics,
         }
     }
 
@@ -124,11 +166,12 @@ impl Model {
         match &delta.new {
             Some(node) => {
                 let events = self.cluster.upsert_node(&node.spec);
-                self.queue.notice(events, now);
+                let what = if events.intersects(Events::NODE_ADDED) { "NodeAdd" } else { "NodeUpdate" };
+                self.notice(what, events, now);
             }
             None => {
                 self.cluster.remove_node(&delta.latest().spec.name);
-                self.queue.notice(Events::NODE_REMOVED, now);
+                self.notice("NodeDelete", Events::NODE_REMOVED, now);
             }
         }
     }
@@ -145,40 +188,61 @@ impl Model {
         }
     }
 
+    /// A number that nobody has.
+    pub(super) fn new_id(&mut self) -> PodId {
+        self.next_id += 1;
+        PodId(self.next_id)
+    }
+
     fn see_pod(&mut self, view: &Arc<PodView>, now: u64) {
         let uid = &view.meta().uid;
         if view.ended {
             self.forget_pod(uid, now);
             return;
         }
-        let id = self.by_uid.get(uid).copied().unwrap_or_else(|| {
-            self.next_id += 1;
-            let id = PodId(self.next_id);
+        let known = self.by_uid.get(uid).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = self.new_id();
             self.by_uid.insert(uid.clone(), id);
-            let known = Known { view: view.clone(), stage: Stage::Idle, victims: 0, reported: None };
+            let known = Known {
+                view: view.clone(),
+                stage: Stage::Idle,
+                completed: None,
+                victims: 0,
+                attempts: 0,
+                since: None,
+                reported: None,
+            };
             self.pods.insert(id, known);
             id
         });
         let Some(known) = self.pods.get_mut(&id) else { return };
-        known.view = view.clone();
+        let before = std::mem::replace(&mut known.view, view.clone());
+        if *before.template != *view.template {
+            known.completed = None;
+        }
         if view.meta().is_terminating() {
             self.eviction_ended(id);
         }
         let Some(known) = self.pods.get_mut(&id) else { return };
         if !view.node_name.is_empty() {
             known.stage = Stage::Bound;
+            let completed = known.completed.clone();
             self.queue.remove(id);
+            self.gang_bound(view, id);
+            // As it was placed, so that it does not move to another class.
+            let template = completed.unwrap_or_else(|| view.template.clone());
             let before = self.cluster.placed(id);
-            let node = self.cluster.add_pod(id, &view.node_name, &view.template, view.tenure());
+            let node = self.cluster.add_pod(id, &view.node_name, &template, view.tenure());
             let mut events = Events::default();
             if before.is_some_and(|before| before != node) {
                 events |= Events::POD_REMOVED;
             }
             if before != Some(node) || view.meta().is_terminating() {
-                let class = self.cluster.class(&view.template);
+                let class = self.cluster.class(&template);
                 events |= if self.cluster.is_counted(&class) { Events::POD_COUNTED } else { Events::default() };
             }
-            self.queue.notice(events, now);
+            self.notice("AssignedPodUpdate", events, now);
             return;
         }
         match known.stage {
@@ -190,13 +254,19 @@ impl Model {
 
     /// Queues a pod that is not bound, if it is ours to place.
     fn admit(&mut self, id: PodId, now: u64) {
+        let Some(view) = self.pods.get(&id).map(|known| known.view.clone()) else { return };
+        let view = &view;
+        let ours = self.profile(view).is_some();
         let Some(known) = self.pods.get_mut(&id) else { return };
-        let view = &known.view;
-        let ours = *view.scheduler_name == *self.scheduler_name
-            || view.scheduler_name.is_empty() && &*self.scheduler_name == DEFAULT_SCHEDULER;
+        if ours && view.gated {
+            self.gated.insert(id);
+        } else {
+            self.gated.remove(&id);
+        }
         if !ours || view.gated || view.meta().is_terminating() {
             known.stage = Stage::Idle;
             self.queue.remove(id);
+            self.leave_gang(view, id);
             return;
         }
         if let Some(unsupported) = &view.unsupported {
@@ -206,6 +276,11 @@ impl Model {
             self.report(id, UNSCHEDULABLE, &message, None);
             return;
         }
+        known.since.get_or_insert(now);
+        if self.join_gang(view, id, now) {
+            return;
+        }
+        let Some(known) = self.pods.get_mut(&id) else { return };
         known.stage = Stage::Pending;
         let class = self.cluster.class(&view.template);
         if let Some(name) = &view.nominated
@@ -215,24 +290,63 @@ impl Model {
             // By a scheduler before this one.
             self.cluster.nominate(&Pod { id, class: class.clone(), priority: view.priority }, node);
         }
+        let before = self.queue.depths();
         self.queue.add(id, class, view.priority, view.created(), now);
+        self.came("PodAdd", before);
+    }
+
+    /// The profile that a pod names, if it is one of ours.
+    pub(super) fn profile(&self, view: &PodView) -> Option<usize> {
+        let name = if view.scheduler_name.is_empty() { DEFAULT_SCHEDULER } else { &view.scheduler_name };
+        self.profiles.iter().position(|profile| *profile.core.name == *name)
+    }
+
+    /// The template of a pod as its profile has it, where that is not the pod's own.
+    pub(super) fn completed(&self, view: &PodView) -> Option<Arc<PodTemplate>> {
+        let at = self.profile(view).unwrap_or(0);
+        let spread = self.profiles.get(at).and_then(|profile| self.spreading.of(view, &profile.core.spread_defaults));
+        if spread.is_none() && at == 0 {
+            return None;
+        }
+        let mut template = spread.unwrap_or_else(|| (*view.template).clone());
+        template.profile = at;
+        Some(Arc::new(template))
+    }
+
+    /// Wakes the pods that `events` may help; `what` is the name that kube-scheduler has for their cause.
+    pub(super) fn notice(&mut self, what: &'static str, events: Events, now: u64) {
+        let before = self.queue.depths();
+        self.queue.notice(events, now);
+        self.came(what, before);
+    }
+
+    /// Counts what came into the parts of the queue.
+    fn came(&self, what: &'static str, before: [usize; 3]) {
+        for (queue, (before, now)) in PARTS.into_iter().zip(before.into_iter().zip(self.queue.depths())) {
+            self.metrics.incoming(what, queue, now.saturating_sub(before));
+        }
     }
 
     fn forget_pod(&mut self, uid: &Arc<str>, now: u64) {
         let Some(id) = self.by_uid.remove(uid) else { return };
         self.eviction_ended(id);
-        self.pods.remove(&id);
+        if let Some(known) = self.pods.remove(&id) {
+            self.leave_gang(&known.view, id);
+        }
+        self.gated.remove(&id);
         self.reports.remove(&id);
         self.queue.remove(id);
         let nominated = self.cluster.denominate(id).is_some();
         if self.cluster.remove_pod(id).is_some() || nominated {
-            self.queue.notice(Events::POD_REMOVED, now);
+            self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
         }
     }
 
     /// Makes ready the pods whose backoff has run out.
     pub fn wake(&mut self, now: u64) {
+        let before = self.queue.depths();
         self.queue.expire(now);
+        self.came("BackoffComplete", before);
     }
 
     /// Number of pods that a batch could place now.
@@ -241,50 +355,102 @@ impl Model {
     }
 
     /// Places a batch of at most `limit` pods, highest priority first. Heavy for a large batch.
-    pub fn schedule(&mut self, limit: usize, now: u64) -> Vec<Binding> {
+    pub fn schedule(&mut self, limit: usize, now: u64) -> Batch {
         let pods = self.queue.pop(limit, now);
-        if pods.is_empty() {
-            return Vec::new();
+        let mut batch = Batch::default();
+        let mut alone = Vec::with_capacity(pods.len());
+        for pod in pods {
+            if self.gangs.is_gang(pod.id) {
+                // In the order of the queue.
+                self.schedule_alone(std::mem::take(&mut alone), now, &mut batch);
+                self.schedule_group(pod.id, now, &mut batch);
+            } else {
+                alone.push(pod);
+            }
         }
+        self.schedule_alone(alone, now, &mut batch);
+        batch
+    }
+
+    /// A pod as it is to be placed now, `queued` in this class; counts as an attempt.
+    pub(super) fn attempt(&mut self, id: PodId, queued: Option<Arc<Class>>) -> Option<Pod> {
+        let view = self.pods.get(&id)?.view.clone();
+        // What selects it may have changed since it was queued.
+        let completed = self.completed(&view);
+        let known = self.pods.get_mut(&id)?;
+        known.attempts = known.attempts.saturating_add(1);
+        known.completed = completed;
+        let class = match (&mut known.completed, queued) {
+            (Some(template), _) => {
+                let class = self.cluster.class(template);
+                *template = class.template().clone();
+                class
+            }
+            (None, Some(class)) => class,
+            (None, None) => self.cluster.class(&known.view.template),
+        };
+        Some(Pod { id, class, priority: known.view.priority })
+    }
+
+    /// Places pods that are in no group.
+    fn schedule_alone(&mut self, pods: Vec<Pod>, now: u64, batch: &mut Batch) {
+        if pods.is_empty() {
+            return;
+        }
+        let pods: Vec<Pod> = pods.into_iter().filter_map(|pod| self.attempt(pod.id, Some(pod.class))).collect();
         let decisions = self.cluster.schedule(&pods);
-        let mut bindings = Vec::with_capacity(pods.len());
+        batch.bindings.reserve(pods.len());
         let mut counted = false;
         let mut message: Option<(Arc<Diagnosis>, Arc<str>)> = None;
         for (pod, decision) in pods.iter().zip(decisions) {
             match decision {
                 Decision::Bound(node) => {
                     counted |= self.cluster.is_counted(&pod.class);
-                    bindings.extend(self.bind(pod, node));
+                    batch.bindings.extend(self.bind(pod, node));
                 }
                 Decision::Unschedulable(diagnosis) => {
-                    let nominated = self.make_room(pod);
+                    // Where there are no nodes, nobody looks for room.
+                    let room = if diagnosis.nodes == 0 { Err(None) } else { self.make_room(pod) };
+                    let before = self.queue.depths();
                     self.queue.reject(pod.id, diagnosis.filters(), now);
+                    self.came("ScheduleAttemptFailure", before);
+                    batch.unschedulable += 1;
                     // Pods of a class share their diagnosis: its text is made once for a run of them.
                     let known = message.take_if(|(of, _)| Arc::ptr_eq(of, &diagnosis));
                     let (_, text) = message.insert(known.unwrap_or_else(|| {
                         let text = diagnosis.to_string().into();
                         (diagnosis, text)
                     }));
-                    let text = text.clone();
+                    let (text, nominated) = match room {
+                        Ok(node) => (text.clone(), Some(node)),
+                        Err(None) => (text.clone(), None),
+                        Err(Some(outlook)) => (format!("{text} {outlook}").into(), None),
+                    };
                     self.report(pod.id, UNSCHEDULABLE, &text, nominated);
                 }
             }
         }
         if counted {
             // What was refused before these came may have been waiting for them.
-            self.queue.notice(Events::POD_COUNTED, now);
+            self.notice("AssignedPodAdd", Events::POD_COUNTED, now);
         }
-        bindings
     }
 
-    fn bind(&mut self, pod: &Pod, node: NodeId) -> Option<Binding> {
+    pub(super) fn bind(&mut self, pod: &Pod, node: NodeId) -> Option<Binding> {
         let known = self.pods.get_mut(&pod.id)?;
         known.stage = Stage::Binding;
         let node = self.cluster.node_name(node).clone();
-        Some(Binding { id: pod.id, view: known.view.clone(), node, unanswered: 0 })
+        Some(Binding {
+            id: pod.id,
+            view: known.view.clone(),
+            node,
+            unanswered: 0,
+            attempts: known.attempts,
+            since: known.since.unwrap_or_default(),
+        })
     }
 
-    fn report(&mut self, id: PodId, reason: &'static str, message: &Arc<str>, nominated: Option<Arc<str>>) {
+    pub(super) fn report(&mut self, id: PodId, reason: &'static str, message: &Arc<str>, nominated: Option<Arc<str>>) {
         let Some(known) = self.pods.get_mut(&id) else { return };
         // Told before this scheduler started.
         let told_before = |condition: &Condition| {
@@ -364,12 +530,14 @@ impl Model {
     /// Frees a place that the API refused, and lets the pod back off.
     fn give_back(&mut self, id: PodId, now: u64) {
         if self.cluster.forget(id).is_some() {
-            self.queue.notice(Events::POD_REMOVED, now);
+            self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
         }
         if let Some(known) = self.pods.get_mut(&id) {
             known.stage = Stage::Pending;
         }
+        let before = self.queue.depths();
         self.queue.retry(id, now);
+        self.came("ScheduleAttemptFailure", before);
         self.admit(id, now);
     }
 
@@ -384,11 +552,20 @@ impl Model {
             self.unconfirmed.pop_front();
             if let (Some(known), Some(node)) = (known, self.cluster.placed(id)) {
                 let node = self.cluster.node_name(node).clone();
-                overdue.push(Binding { id, view: known.view.clone(), node, unanswered: 0 });
+                let (attempts, since) = (known.attempts, known.since.unwrap_or_default());
+                overdue.push(Binding { id, view: known.view.clone(), node, unanswered: 0, attempts, since });
                 self.unconfirmed.push_back((again_by, id));
             }
         }
         overdue
+    }
+
+    /// How much waits, and how much is known.
+    pub fn sizes(&self) -> Sizes {
+        let [active, backoff, unschedulable] = self.queue.depths();
+        let (nodes, pods) = (self.cluster.nodes(), self.cluster.pods());
+        let (gated, assumed) = (self.gated.len(), self.unconfirmed.len());
+        Sizes { active, backoff, unschedulable, gated, nodes, pods, assumed }
     }
 
     /// When time alone next asks for something to be done.

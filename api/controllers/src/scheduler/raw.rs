@@ -110,6 +110,21 @@ pub struct Meta<'a> {
     pub deletion_timestamp: Option<Text<'a>>,
     #[serde(borrow)]
     pub labels: Pairs<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub owner_references: Vec<OwnerReference<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerReference<'a> {
+    #[serde(borrow)]
+    pub api_version: Text<'a>,
+    #[serde(borrow)]
+    pub kind: Text<'a>,
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub controller: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -446,4 +461,48 @@ pub struct BudgetSpec<'a> {
 pub struct BudgetStatus {
     #[serde(deserialize_with = "null_default")]
     pub disruptions_allowed: i32,
+}
+
+/// A Service or ReplicationController.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PairsOwner<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub spec: PairsSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PairsSpec<'a> {
+    #[serde(borrow)]
+    pub selector: Pairs<'a>,
+}
+
+/// A ReplicaSet or StatefulSet.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SelectorOwner<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub spec: BudgetSpec<'a>,
+}
+
+/// A PodGroup of the coscheduling plugin.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodGroup<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub metadata: Meta<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub spec: PodGroupSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodGroupSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub min_member: i64,
 }

@@ -9,6 +9,7 @@ use kelson_sched::{
 use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp};
 use serde::{Deserialize, Deserializer};
 
+use super::spreading::{Owner, OwnerKind};
 use super::{others, raw};
 
 /// A constraint of a pod that this scheduler does not evaluate. The pod is left pending rather than placed wrongly.
@@ -58,6 +59,8 @@ pub struct PodView {
     /// `PodScheduled` as it stands, unless it is absent or `True`.
     pub condition: Option<Box<Condition>>,
     pub template: Arc<PodTemplate>,
+    /// Its controller, if that is of a kind whose selector spreads pods.
+    pub owner: Option<Box<Owner>>,
 }
 
 impl Keyed for PodView {
@@ -166,7 +169,7 @@ fn millis(text: &str) -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn meta(raw: &raw::Meta<'_>) -> ObjectMeta {
+pub(super) fn meta(raw: &raw::Meta<'_>) -> ObjectMeta {
     ObjectMeta {
         name: raw.name.as_str().into(),
         namespace: raw.namespace.as_str().into(),
@@ -200,8 +203,20 @@ impl From<raw::Pod<'_>> for PodView {
                 })
             }),
             template: Arc::new(template(&pod.metadata, &pod.spec)),
+            owner: owner(&pod.metadata),
         }
     }
+}
+
+fn owner(meta: &raw::Meta<'_>) -> Option<Box<Owner>> {
+    let reference = meta.owner_references.iter().find(|reference| reference.controller)?;
+    let kind = match (reference.api_version.as_str(), reference.kind.as_str()) {
+        ("v1", "ReplicationController") => OwnerKind::ReplicationController,
+        ("apps/v1", "ReplicaSet") => OwnerKind::ReplicaSet,
+        ("apps/v1", "StatefulSet") => OwnerKind::StatefulSet,
+        _ => return None,
+    };
+    Some(Box::new(Owner { kind, name: reference.name.as_str().into() }))
 }
 
 fn unsupported(spec: &raw::PodSpec<'_>) -> Option<Unsupported> {
@@ -293,7 +308,7 @@ pub(super) fn requirement(raw: &raw::Requirement<'_>) -> Requirement {
     }
 }
 
-fn term(raw: &raw::Term<'_>) -> NodeSelectorTerm {
+pub(super) fn term(raw: &raw::Term<'_>) -> NodeSelectorTerm {
     NodeSelectorTerm {
         expressions: raw.match_expressions.iter().map(requirement).collect(),
         fields: raw.match_fields.iter().map(requirement).collect(),

@@ -124,30 +124,15 @@ pub struct Nodesim {
 
 #[derive(Subcommand)]
 pub enum Bench {
-    /// A cluster from start to a Deployment with every pod Running: times, CPU seconds, memory.
-    Cluster(BenchCluster),
+    /// A whole cluster: a Deployment from apply to every pod Running, or the scheduler end to end.
+    Cluster(crate::bench::ClusterBench),
     /// The scheduler core alone, on kube-scheduler's own workloads: pods per second, latency of one pod, memory.
     Sched(crate::bench::SchedBench),
     /// The store beside an etcd, on the same work in one run: throughput, latency, CPU, memory, and the ratios.
     Store(crate::bench::StoreBench),
 }
 
-#[derive(Args)]
-pub struct BenchCluster {
-    /// Number of simulated nodes.
-    #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub nodes: u32,
-    /// Replicas of the Deployment.
-    #[arg(long, default_value_t = 5_000, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub pods: u32,
-    /// Seconds over which the idle cluster is watched.
-    #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=3_600))]
-    pub idle: u32,
-    /// How to print the result.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-}
-
+/// How to print a result.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Table,

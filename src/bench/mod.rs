@@ -1,7 +1,6 @@
 //! Measurements against real processes, each a command that anyone can run.
 
 mod cluster;
-mod report;
 mod sched;
 mod store;
 
@@ -9,6 +8,7 @@ use anyhow::Result;
 
 use crate::cli::Bench;
 
+pub use cluster::ClusterBench;
 pub use sched::SchedBench;
 pub use store::StoreBench;
 

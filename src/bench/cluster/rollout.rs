@@ -1,4 +1,4 @@
-//! `kelson bench cluster`: a cluster from start to a Deployment with every pod Running.
+//! A cluster from start to a Deployment with every pod Running.
 //!
 //! The cluster is `kelson dev` in a process of its own, durable, over its public sockets; the kernel's accounting of
 //! that process is what is reported, so the load generator is not in the figures.
@@ -19,8 +19,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::ClusterBench;
 use super::report::{Percentiles, Report};
-use crate::cli::{BenchCluster, Output};
 use crate::process::{Usage, usage};
 
 /// Longest wait for the nodes, and for the pods, each.
@@ -137,8 +137,8 @@ impl Server {
     }
 }
 
-/// Runs the benchmark and prints its report.
-pub async fn run(options: BenchCluster) -> Result<()> {
+/// Runs the workload.
+pub async fn run(options: &ClusterBench) -> Result<Report> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let bar = ProgressBar::new(u64::from(options.pods));
     bar.set_style(ProgressStyle::with_template("{msg:24} [{bar:40}] {pos}/{len} {elapsed}")?.progress_chars("=> "));
@@ -174,11 +174,7 @@ pub async fn run(options: BenchCluster) -> Result<()> {
         list_cpu_seconds,
     };
     server.stop().await?;
-    match options.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => println!("{}", report.table()),
-    }
-    Ok(())
+    Ok(report)
 }
 
 struct Rollout {

@@ -94,6 +94,10 @@ impl Audit {
         Ok(())
     }
 
+    fn told(&self) -> Told {
+        Told { pods: self.seen.len(), bound: self.bound.len() }
+    }
+
     fn delete(&mut self, last: &[u8]) {
         let pod: Pod = serde_json::from_slice(last).expect("a pod");
         if let Some((node, load)) = self.bound.remove(pod.metadata.uid.as_ref()) {
@@ -103,8 +107,17 @@ impl Audit {
     }
 }
 
-/// Audits the store at `etcd` up to its present revision; returns the number of pods there ever were.
-pub async fn replay(etcd: &str) -> Result<usize, String> {
+/// What a history told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Pods that there ever were.
+    pub pods: usize,
+    /// Those of them that are bound at the end.
+    pub bound: usize,
+}
+
+/// Audits the store at `etcd` up to its present revision.
+pub async fn replay(etcd: &str) -> Result<Told, String> {
     let store = RemoteStore::new(RemoteOptions::new([etcd])).expect("the store");
     let nodes = store.list(Bytes::from_static(b"/registry/minions/"), ListOptions::default()).await.expect("nodes");
     let read = |value: &Bytes| room(&serde_json::from_slice(value).expect("a node"));
@@ -114,9 +127,9 @@ pub async fn replay(etcd: &str) -> Result<usize, String> {
     while let Some(batch) = changes.next().await {
         for change in batch.expect("history is whole") {
             match change {
-                Change::Progress { revision } if revision >= nodes.revision => return Ok(audit.seen.len()),
+                Change::Progress { revision } if revision >= nodes.revision => return Ok(audit.told()),
                 Change::Progress { .. } => {}
-                Change::Put { object, .. } if object.mod_revision > nodes.revision => return Ok(audit.seen.len()),
+                Change::Put { object, .. } if object.mod_revision > nodes.revision => return Ok(audit.told()),
                 Change::Put { object, .. } => audit.put(&object.value)?,
                 Change::Delete { previous, .. } => {
                     audit.delete(&previous.expect("a deleted pod has a last state").value);
@@ -159,7 +172,7 @@ mod tests {
         }
         audit.delete(&pod("1", "a", "600m"));
         audit.put(&pod("3", "a", "1")).unwrap();
-        assert_eq!(audit.seen.len(), 3);
+        assert_eq!(audit.told(), Told { pods: 3, bound: 2 });
     }
 
     #[test]

@@ -103,11 +103,12 @@ fn survive(runtime: &tokio::runtime::Runtime, cut: usize, moment: Duration) {
         if ready == REPLICAS { Ok(()) } else { Err(format!("{ready} ready")) }
     });
     let etcd = address_of(&second.output(), "http://");
-    let seen =
+    let told =
         runtime.block_on(audit::replay(&etcd)).unwrap_or_else(|broken| panic!("cut {cut} after {moment:?}: {broken}"));
     eprintln!(
-        "cut {cut} after {moment:?}: {} acknowledged, {seen} pods, finished {:.1} s after the restart",
+        "cut {cut} after {moment:?}: {} acknowledged, {} pods, finished {:.1} s after the restart",
         acknowledged.len(),
+        told.pods,
         began.elapsed().as_secs_f64()
     );
 }

@@ -19,5 +19,6 @@ mod network;
 mod poll;
 mod program;
 mod rules;
+mod scheduler;
 mod server;
 mod store;

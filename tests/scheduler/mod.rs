@@ -1,0 +1,6 @@
+//! The scheduler as a process of its own: killed at random, and in the service of an API server that is not ours.
+
+mod commands;
+mod kills;
+mod upstream;
+mod world;

@@ -150,7 +150,7 @@ impl Binding {
         let storage = &state.storage;
         let namespace = &class.template.namespace;
         let refused = |text: String| Err(Reason::Refused(Filter::VolumeBinding, text.into()));
-        let mut claims = Vec::new();
+        let mut claims: Vec<(Key, &VolumeClaim)> = Vec::new();
         for volume in &class.template.volumes {
             let (name, ephemeral) = match volume {
                 VolumeUse::Claim(name) => (name, false),
@@ -178,7 +178,10 @@ impl Binding {
             if ephemeral && (claim.owner.is_none() || claim.owner != class.template.uid) {
                 return refused(format!("PVC {namespace}/{name} was not created for the pod (pod is not owner)"));
             }
-            claims.push((key, claim));
+            // A claim that is named twice is bound once.
+            if claims.iter().all(|(have, _)| *have != key) {
+                claims.push((key, claim));
+            }
         }
         let mut immediate = false;
         for (key, claim) in claims {
@@ -369,6 +372,12 @@ fn wanted(state: &State, key: &Key, claim: &VolumeClaim, class: &StorageClass) -
         candidates: Vec::new(),
         provision: None,
     };
+    if let Some(Promise::Volume(name)) = promise {
+        // It is this volume or none, wherever the pod goes that it was promised to first.
+        let nodes = |volume: &Volume| Labelled::new(volume.affinity.as_deref(), &state.labels);
+        wanted.meant = storage.volume(name).map(|volume| Candidate { volume: name.clone(), nodes: nodes(volume) });
+        return wanted;
+    }
     for (name, volume) in storage.of_class(&claim.class) {
         let named = names(storage, name, volume, key, claim);
         let fits = volume.capacity >= wanted.size

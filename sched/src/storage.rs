@@ -274,10 +274,14 @@ impl Storage {
         let made = plan.provision.iter().map(|claim| (claim, Promise::Node(node.clone())));
         for (claim, promise) in bound.chain(made) {
             let key = (namespace.clone(), claim.clone());
-            if let Promise::Volume(volume) = &promise {
-                self.promised.insert(volume.clone(), key.clone());
-            }
-            self.promises.entry(key).or_insert((promise, 0)).1 += 1;
+            // Pods that share a claim share its promise, which is the first one's.
+            let (_, pods) = self.promises.entry(key.clone()).or_insert_with(|| {
+                if let Promise::Volume(volume) = &promise {
+                    self.promised.insert(volume.clone(), key);
+                }
+                (promise, 0)
+            });
+            *pods += 1;
         }
     }
 

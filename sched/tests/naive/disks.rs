@@ -24,7 +24,9 @@ fn claims(pod: &PodTemplate) -> impl Iterator<Item = Key> {
         VolumeUse::Claim(name) => Some((pod.namespace.clone(), name.clone())),
         _ => None,
     };
-    pod.volumes.iter().filter_map(name)
+    let mut names: Vec<Key> = pod.volumes.iter().filter_map(name).collect();
+    names.dedup();
+    names.into_iter()
 }
 
 /// Whether a term on labels holds.
@@ -130,10 +132,23 @@ impl Naive {
         })
     }
 
+    fn promisees(&self) -> impl Iterator<Item = &super::Held> {
+        self.pods.values().chain(self.away.values())
+    }
+
+    /// The volume that a placed pod was promised for the claim.
+    fn promised_volume(&self, key: &Key) -> Option<Arc<str>> {
+        let bind = |held: &super::Held| {
+            let bind = held.plan.bind.iter().find(|(claim, _)| *claim == key.1)?;
+            Some(bind.1.clone()).filter(|_| held.template.namespace == key.0)
+        };
+        self.promisees().find_map(bind)
+    }
+
     /// The node on which a placed pod was promised a volume for the claim.
     fn promised_node(&self, key: &Key) -> Option<Arc<str>> {
         let made = |held: &&super::Held| held.template.namespace == key.0 && held.plan.provision.contains(&key.1);
-        self.pods.values().find(made).map(|held| held.node.clone())
+        self.promisees().find(made).map(|held| held.node.clone())
     }
 
     /// What would be promised on a node.
@@ -169,6 +184,14 @@ impl Naive {
         }
         let (mut make, search): (Vec<_>, Vec<_>) = waiting.iter().cloned().partition(|one| selected(one).is_some());
         for (key, claim) in search {
+            if let Some(name) = self.promised_volume(&key) {
+                let here = self.disks.volumes.get(&name).is_some_and(|volume| reaches(volume, node));
+                if !here || plan.bind.iter().any(|(_, have)| *have == name) {
+                    return Err(NONE);
+                }
+                plan.bind.push((key.1.clone(), name));
+                continue;
+            }
             match self.match_volume(&key, claim, node, &plan) {
                 Some(name) => plan.bind.push((key.1.clone(), name)),
                 None => make.push((key, claim)),
@@ -206,7 +229,7 @@ impl Naive {
         for (name, volume) in self.disks.volumes.iter().filter(|(_, volume)| volume.class == claim.class) {
             let taken = plan.bind.iter().any(|(_, have)| have == name);
             let too_small = volume.capacity < claim.size.unwrap_or(0);
-            let owners = self.pods.values().find_map(|held| {
+            let owners = self.promisees().find_map(|held| {
                 let bind = held.plan.bind.iter().find(|(_, have)| have == name)?;
                 Some((held.template.namespace.clone(), bind.0.clone()))
             });
@@ -249,7 +272,7 @@ impl Naive {
     /// The smallest volume that names the claim.
     fn meant(&self, key: &Key, claim: &VolumeClaim) -> Option<(i64, &Arc<str>)> {
         let promised = |name: &Arc<str>| {
-            self.pods.values().find_map(|held| {
+            self.promisees().find_map(|held| {
                 let bind = held.plan.bind.iter().find(|(_, have)| have == name)?;
                 Some((held.template.namespace.clone(), bind.0.clone()))
             })

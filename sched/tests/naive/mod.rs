@@ -21,6 +21,8 @@ pub struct Naive {
     pub namespaces: BTreeMap<Arc<str>, Pairs>,
     pub budgets: Vec<Budget>,
     pub disks: Disks,
+    /// Pods taken away for a moment. What they were promised stays promised.
+    away: BTreeMap<PodId, Held>,
 }
 
 /// A pod that holds a place.

@@ -79,20 +79,22 @@ impl Naive {
             return Err(vec!["No preemption victims found for incoming pod".into()]);
         }
         let violating = self.violating(&ids);
-        let mut away: BTreeMap<PodId, Held> = ids.iter().filter_map(|id| Some((*id, self.pods.remove(id)?))).collect();
+        self.away = ids.iter().filter_map(|id| Some((*id, self.pods.remove(id)?))).collect();
         let mut victims = Vec::new();
         let still = self.rejects(pod, name);
         if still.is_empty() {
             let (first, second): (Vec<PodId>, Vec<PodId>) = ids.iter().copied().partition(|id| violating[id]);
             for id in first.into_iter().chain(second) {
-                self.pods.insert(id, away.remove(&id).expect("away"));
+                let back = self.away.remove(&id).expect("away");
+                self.pods.insert(id, back);
                 if !self.rejects(pod, name).is_empty() {
-                    away.insert(id, self.pods.remove(&id).expect("back"));
+                    let gone = self.pods.remove(&id).expect("back");
+                    self.away.insert(id, gone);
                     victims.push(id);
                 }
             }
         }
-        self.pods.extend(away);
+        self.pods.append(&mut self.away);
         victims.sort_by_key(|id| (Reverse(self.pods[id].priority), start(&self.pods[id]), *id));
         let Some(first) = victims.first() else { return Err(still) };
         let highest_priority = self.pods[first].priority;

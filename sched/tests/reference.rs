@@ -6,7 +6,7 @@ mod random;
 
 use std::sync::Arc;
 
-use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Tenure, Verdict, Weights};
+use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Profile, Tenure, Verdict};
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rand::rngs::StdRng;
@@ -52,7 +52,7 @@ impl Pair {
         for ((node, verdict), told) in verdicts.iter().zip(&told.nodes).filter(|_| told.refusal.is_none()) {
             let first =
                 told.filters.iter().find(|(_, reasons)| !reasons.is_empty()).map(|(_, reasons)| reasons.clone());
-            let weights = Weights::default();
+            let weights = self.naive.profile(template).weights;
             match verdict {
                 Verdict::Feasible(scores) => {
                     let (lines, total) = told.scores.as_ref().expect("feasible");
@@ -91,14 +91,12 @@ impl Pair {
         let decisions = self.core.schedule(&batch);
         for ((pod, template), decision) in pods.iter().zip(&decisions) {
             let scores = self.naive.scores(template);
+            let weights = self.naive.profile(template).weights;
             match decision {
                 Decision::Bound(node) => {
                     let name = self.core.node_name(*node).clone();
-                    let chosen = scores
-                        .get(&name)
-                        .unwrap_or_else(|| panic!("{name} is not feasible"))
-                        .total(&Weights::default());
-                    let best = scores.values().map(|scores| scores.total(&Weights::default())).max();
+                    let chosen = scores.get(&name).unwrap_or_else(|| panic!("{name} is not feasible")).total(&weights);
+                    let best = scores.values().map(|scores| scores.total(&weights)).max();
                     assert_eq!(Some(chosen), best, "{name} was not the best");
                     self.hold(pod, &name, template);
                 }
@@ -163,7 +161,12 @@ fn run(seed: u64, steps: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let roomy = rng.random_bool(0.5);
     let templates = (0..6).map(|_| Arc::new(template(&mut rng, roomy))).collect();
-    let mut pair = Pair { core: Cluster::new(1, seed), naive: Naive::default(), templates, next_pod: 0, roomy };
+    let mut profiles = vec![Profile::default()];
+    profiles.extend((0..2).map(|_| random::profile::profile(&mut rng)));
+    let core = Cluster::with_profiles(1, seed, profiles.clone());
+    let mut naive = Naive::default();
+    naive.profiles = profiles;
+    let mut pair = Pair { core, naive, templates, next_pod: 0, roomy };
     pair.naive.disks = Disks::random(&mut rng);
     pair.naive.disks.tell(&mut pair.core);
     for at in 0..rng.random_range(0..10) {

@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use kelson_sched::{
-    Class, Cluster, Decision, Pod, PodId, PodTemplate, Requirement, Scores, Tenure, Verdict, VolumePlan,
+    Class, Cluster, Decision, Pod, PodId, PodTemplate, Profile, Requirement, Scores, Tenure, Verdict, VolumePlan,
+    Weights,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,17 +23,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 const SNAPSHOTS: u64 = 100;
-/// Upstream's names of the scores, with their weights in the default profile.
-const WEIGHTS: [(&str, i64); 7] = [
-    ("NodeResourcesFit", 1),
-    ("NodeResourcesBalancedAllocation", 1),
-    ("ImageLocality", 1),
-    ("TaintToleration", 3),
-    ("NodeAffinity", 2),
-    ("PodTopologySpread", 2),
-    ("InterPodAffinity", 2),
-];
-
 /// What is said of one pod.
 #[derive(Debug, Default, Deserialize, PartialEq)]
 struct Answer {
@@ -44,11 +34,11 @@ struct Answer {
     refused: String,
 }
 
-fn configuration() -> Value {
+fn configuration(profile: &Profile) -> Value {
     json!({
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
-        "profiles": [{ "schedulerName": "default-scheduler" }],
+        "profiles": [wire::profile(profile)],
     })
 }
 
@@ -57,6 +47,7 @@ fn template(rng: &mut StdRng, roomy: bool) -> Arc<PodTemplate> {
     loop {
         let mut template = random::template(rng, roomy);
         template.spread_defaulted = false;
+        template.profile = 0;
         // Which features a pod needs is read from its other fields.
         template.features.clear();
         let terms = || template.required.iter().flatten().chain(template.preferred.iter().map(|(_, term)| term));
@@ -74,7 +65,9 @@ fn template(rng: &mut StdRng, roomy: bool) -> Arc<PodTemplate> {
 fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let roomy = rng.random_bool(0.6);
-    let mut cluster = Cluster::new(1, seed);
+    // Every second snapshot has a profile of its own.
+    let profile = if seed.is_multiple_of(2) { Profile::default() } else { random::profile::profile(&mut rng) };
+    let mut cluster = Cluster::with_profiles(1, seed, vec![profile.clone()]);
     let mut nodes = Vec::new();
     for at in 0..rng.random_range(3..14) {
         let mut spec = random::node(&mut rng, &format!("node-{at}"));
@@ -112,7 +105,7 @@ fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
     }
     let asked = template(&mut rng, roomy);
     let class = cluster.class(&asked);
-    let answer = answer(&cluster, &class);
+    let answer = answer(&cluster, &class, &profile.weights);
     let choice = match cluster.schedule(&[Pod { id: PodId(u64::MAX), class, priority: 0 }])[0] {
         Decision::Bound(node) => Some(cluster.node_name(node).to_string()),
         Decision::Unschedulable(_) => None,
@@ -121,13 +114,13 @@ fn snapshot(seed: u64) -> (Value, Answer, Option<String>) {
         "nodes": nodes.iter().map(wire::node).collect::<Vec<_>>(),
         "pods": pods,
         "objects": objects,
-        "configuration": configuration(),
+        "configuration": configuration(&profile),
         "pod": wire::pod("incoming", &asked, None, false),
     });
     (snapshot, answer, choice)
 }
 
-fn answer(cluster: &Cluster, class: &Class) -> Answer {
+fn answer(cluster: &Cluster, class: &Class, weights: &Weights) -> Answer {
     let mut answer = Answer::default();
     if let Some(refusal) = cluster.diagnose(class).refusal {
         answer.refused = refusal.to_string();
@@ -137,7 +130,7 @@ fn answer(cluster: &Cluster, class: &Class) -> Answer {
         let name = cluster.node_name(at).to_string();
         match verdict {
             Verdict::Feasible(scores) => {
-                answer.feasible.insert(name, weighted(&scores));
+                answer.feasible.insert(name, weighted(&scores, weights));
             }
             Verdict::Rejected(reasons) => {
                 answer.rejected.insert(name, reasons.iter().map(ToString::to_string).collect());
@@ -147,17 +140,18 @@ fn answer(cluster: &Cluster, class: &Class) -> Answer {
     answer
 }
 
-fn weighted(scores: &Scores) -> BTreeMap<String, i64> {
+/// By upstream's names of the plugins.
+fn weighted(scores: &Scores, weights: &Weights) -> BTreeMap<String, i64> {
     let values = [
-        scores.fit,
-        scores.balanced_allocation,
-        scores.image_locality,
-        scores.taint_toleration,
-        scores.node_affinity,
-        scores.topology_spread,
-        scores.pod_affinity,
+        ("NodeResourcesFit", scores.fit * weights.fit),
+        ("NodeResourcesBalancedAllocation", scores.balanced_allocation * weights.balanced_allocation),
+        ("ImageLocality", scores.image_locality * weights.image_locality),
+        ("TaintToleration", scores.taint_toleration * weights.taint_toleration),
+        ("NodeAffinity", scores.node_affinity * weights.node_affinity),
+        ("PodTopologySpread", scores.topology_spread * weights.topology_spread),
+        ("InterPodAffinity", scores.pod_affinity * weights.pod_affinity),
     ];
-    WEIGHTS.iter().zip(values).map(|((name, weight), value)| (name.to_string(), weight * value)).collect()
+    values.map(|(name, value)| (name.to_string(), value)).into()
 }
 
 /// The program, if there is one.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kelson_sched::{
-    AccessModes, NodeSelectorTerm, NodeSpec, PodTemplate, StorageClass, Volume, VolumeClaim, VolumePlan, VolumeUse,
+    AccessModes, Filter, NodeSelectorTerm, NodeSpec, PodTemplate, StorageClass, Volume, VolumeClaim, VolumePlan,
+    VolumeUse,
 };
 
 use super::{Naive, holds, label};
@@ -86,7 +87,7 @@ impl Naive {
         if claims(pod).any(|key| exclusive(&key)) {
             return vec!["node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod".into()];
         }
-        if self.too_many(pod, node) {
+        if self.profile(pod).filters.contains(Filter::NodeVolumeLimits) && self.too_many(pod, node) {
             return vec!["node(s) exceed max volume count".into()];
         }
         if let Err(reasons) = self.bindings(pod, node) {

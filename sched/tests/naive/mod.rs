@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Budget, Effect, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate, Requirement, Scores,
-    Taint, Toleration, TolerationOperator, VolumePlan,
+    Budget, Effect, Filter, FitStrategy, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate,
+    Profile, Requirement, Scores, Taint, Toleration, TolerationOperator, VolumePlan,
 };
 
 use crate::random::disks::Disks;
@@ -21,6 +21,7 @@ pub struct Naive {
     pub namespaces: BTreeMap<Arc<str>, Pairs>,
     pub budgets: Vec<Budget>,
     pub disks: Disks,
+    pub profiles: Vec<Profile>,
     /// Pods taken away for a moment. What they were promised stays promised.
     away: BTreeMap<PodId, Held>,
 }
@@ -51,6 +52,11 @@ impl Naive {
         );
     }
 
+    /// The profile of a pod.
+    pub fn profile(&self, pod: &PodTemplate) -> Profile {
+        self.profiles.get(pod.profile).cloned().unwrap_or_default()
+    }
+
     fn on<'a>(&'a self, node: &'a NodeSpec) -> impl Iterator<Item = &'a PodTemplate> {
         self.pods.values().filter(|held| held.node == node.name).map(|held| &*held.template)
     }
@@ -61,9 +67,14 @@ impl Naive {
 
     /// Reasons of the first filter that rejects; empty if none does.
     fn reject(&self, pod: &PodTemplate, node: &NodeSpec) -> Vec<String> {
+        let profile = self.profile(pod);
+        let on = |filter| profile.filters.contains(filter);
         let cordon =
             Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: Effect::NoSchedule };
-        if node.unschedulable && !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
+        if on(Filter::NodeUnschedulable)
+            && node.unschedulable
+            && !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon))
+        {
             return vec!["node(s) were unschedulable".into()];
         }
         if pod.node_name.as_ref().is_some_and(|name| *name != node.name) {
@@ -71,17 +82,24 @@ impl Naive {
         }
         for taint in &node.taints {
             let hard = taint.effect != Effect::PreferNoSchedule;
-            if hard && !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
+            if on(Filter::TaintToleration)
+                && hard
+                && !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))
+            {
                 return vec!["node(s) had untolerated taint(s)".into()];
             }
         }
         let selected = pod.node_selector.iter().all(|(key, value)| label(node, key) == Some(value));
         let required = pod.required.as_ref().is_none_or(|terms| terms.iter().any(|term| matches(term, node)));
-        if !selected || !required {
+        let enforced = profile.added_affinity.iter().all(|terms| terms.iter().any(|term| matches(term, node)));
+        if on(Filter::NodeAffinity) && !enforced {
+            return vec!["node(s) didn't match scheduler-enforced node affinity".into()];
+        }
+        if on(Filter::NodeAffinity) && (!selected || !required) {
             return vec!["node(s) didn't match Pod's node affinity/selector".into()];
         }
         let taken: Vec<&HostPort> = self.on(node).flat_map(|other| &other.host_ports).collect();
-        if pod.host_ports.iter().any(|port| taken.iter().any(|other| conflict(port, other))) {
+        if on(Filter::NodePorts) && pod.host_ports.iter().any(|port| taken.iter().any(|other| conflict(port, other))) {
             return vec!["node(s) didn't have free ports for the requested pod ports".into()];
         }
         let mut short = Vec::new();
@@ -98,17 +116,20 @@ impl Naive {
         check("memory", asks.memory, self.sum(node, |pod| pod.requests.resources.memory), has.memory);
         let ephemeral = self.sum(node, |pod| pod.requests.resources.ephemeral_storage);
         check("ephemeral-storage", asks.ephemeral_storage, ephemeral, has.ephemeral_storage);
-        for (name, wanted) in &asks.extended {
+        let ignored = profile.ignored_resources.iter().chain(&profile.ignored_groups).count() > 0;
+        for (name, wanted) in asks.extended.iter().filter(|_| !ignored) {
             check(name, *wanted, self.sum(node, |pod| pod.requests.resources.extended(name)), has.extended(name));
         }
-        if !short.is_empty() {
+        if on(Filter::NodeResourcesFit) && !short.is_empty() {
             return short;
         }
         let disks = self.reject_disks(pod, node);
         if !disks.is_empty() {
             return disks;
         }
-        if let Some(reason) = self.reject_spread(pod, node).or_else(|| self.reject_affinity(pod, node)) {
+        let spread = self.reject_spread(pod, node).filter(|_| on(Filter::PodTopologySpread));
+        let affinity = || self.reject_affinity(pod, node).filter(|_| on(Filter::InterPodAffinity));
+        if let Some(reason) = spread.or_else(affinity) {
             return vec![reason.into()];
         }
         if pod.features.iter().any(|feature| !node.features.contains(feature)) {
@@ -119,6 +140,7 @@ impl Naive {
 
     /// Score vectors of the feasible nodes.
     pub fn scores(&self, pod: &PodTemplate) -> BTreeMap<Arc<str>, Scores> {
+        let profile = self.profile(pod);
         let refused = self.refuse(pod).is_some();
         let takes = |node: &&NodeSpec| !refused && self.reject(pod, node).is_empty();
         let feasible: Vec<&NodeSpec> = self.nodes.iter().filter(takes).collect();
@@ -129,7 +151,8 @@ impl Naive {
             node.taints.iter().filter(counts).count() as i64
         };
         let preferred = |node: &NodeSpec| -> i64 {
-            pod.preferred.iter().filter(|(_, term)| matches(term, node)).map(|(weight, _)| i64::from(*weight)).sum()
+            let all = pod.preferred.iter().chain(&profile.added_preferences);
+            all.filter(|(_, term)| matches(term, node)).map(|(weight, _)| i64::from(*weight)).sum()
         };
         let most_against = feasible.iter().map(|node| against(node)).max().unwrap_or(0);
         let most_preferred = feasible.iter().map(|node| preferred(node)).max().unwrap_or(0);
@@ -137,52 +160,103 @@ impl Naive {
         let affinity = self.affinity_scores(pod, &feasible);
         let score = |(at, node): (usize, &&NodeSpec)| {
             let scores = Scores {
-                fit: self.least_allocated(pod, node),
+                fit: self.fit(pod, node),
                 balanced_allocation: self.balanced_allocation(pod, node),
                 image_locality: self.image_locality(pod, node),
                 taint_toleration: if most_against == 0 { 100 } else { 100 - 100 * against(node) / most_against },
                 node_affinity: if most_preferred == 0 { 0 } else { 100 * preferred(node) / most_preferred },
-                topology_spread: spread[at],
-                pod_affinity: affinity[at],
+                topology_spread: if profile.weights.topology_spread == 0 { 0 } else { spread[at] },
+                pod_affinity: if profile.weights.pod_affinity == 0 { 0 } else { affinity[at] },
             };
             (node.name.clone(), scores)
         };
         feasible.iter().enumerate().map(score).collect()
     }
 
-    fn least_allocated(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
-        let mut shares = Vec::new();
-        for (capacity, wanted) in [
-            (
-                node.allocatable.milli_cpu,
-                self.sum(node, |pod| pod.requests.scored_milli_cpu) + pod.requests.scored_milli_cpu,
-            ),
-            (node.allocatable.memory, self.sum(node, |pod| pod.requests.scored_memory) + pod.requests.scored_memory),
-        ] {
-            if capacity > 0 {
-                shares.push(if wanted > capacity { 0 } else { (capacity - wanted) * 100 / capacity });
+    /// Capacity of a resource, what pods have of it and what this one asks for; `None` where it does not count.
+    fn amounts(&self, pod: &PodTemplate, node: &NodeSpec, name: &str, defaults: bool) -> Option<(i64, i64, i64)> {
+        let of = |pod: &PodTemplate| match (name, defaults) {
+            ("cpu", true) => pod.requests.scored_milli_cpu,
+            ("cpu", false) => pod.requests.resources.milli_cpu,
+            ("memory", true) => pod.requests.scored_memory,
+            ("memory", false) => pod.requests.resources.memory,
+            ("ephemeral-storage", _) => pod.requests.resources.ephemeral_storage,
+            _ => pod.requests.resources.extended(name),
+        };
+        let capacity = match name {
+            "cpu" => node.allocatable.milli_cpu,
+            "memory" => node.allocatable.memory,
+            "ephemeral-storage" => node.allocatable.ephemeral_storage,
+            // Only for pods that ask for it.
+            _ if of(pod) == 0 => 0,
+            _ => node.allocatable.extended(name),
+        };
+        (capacity > 0).then(|| (capacity, self.sum(node, of), of(pod)))
+    }
+
+    fn fit(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
+        let profile = self.profile(pod);
+        let (mut sum, mut weights) = (0, 0);
+        for (name, weight) in &profile.fit_resources {
+            let Some((capacity, used, more)) = self.amounts(pod, node, name, true) else { continue };
+            let wanted = used + more;
+            let score = match &profile.fit {
+                FitStrategy::LeastAllocated => (capacity - wanted).max(0) * 100 / capacity,
+                FitStrategy::MostAllocated => wanted.min(capacity) * 100 / capacity,
+                FitStrategy::RequestedToCapacityRatio(shape) => {
+                    let at = if wanted > capacity { 100 } else { wanted * 100 / capacity };
+                    let above = shape.iter().position(|(utilization, _)| at <= *utilization);
+                    match above {
+                        None => shape[shape.len() - 1].1 * 10,
+                        Some(0) => shape[0].1 * 10,
+                        Some(i) => {
+                            let ((x0, y0), (x1, y1)) = (shape[i - 1], shape[i]);
+                            y0 * 10 + (y1 - y0) * 10 * (at - x0) / (x1 - x0)
+                        }
+                    }
+                }
+            };
+            if score > 0 || !matches!(profile.fit, FitStrategy::RequestedToCapacityRatio(_)) {
+                sum += score * weight;
+                weights += weight;
             }
         }
-        shares.iter().sum::<i64>() / (shares.len() as i64).max(1)
+        match profile.fit {
+            _ if weights == 0 => 0,
+            FitStrategy::RequestedToCapacityRatio(_) => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        }
     }
 
     fn balanced_allocation(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
-        let asks = &pod.requests.resources;
-        if asks.milli_cpu == 0 && asks.memory == 0 {
+        let names = self.profile(pod).balanced_resources;
+        let asks = |name: &Arc<str>| match &**name {
+            "cpu" => pod.requests.resources.milli_cpu,
+            "memory" => pod.requests.resources.memory,
+            "ephemeral-storage" => pod.requests.resources.ephemeral_storage,
+            name => pod.requests.resources.extended(name),
+        };
+        if names.iter().all(|name| asks(name) == 0) {
             return 0;
         }
-        let cpu = self.sum(node, |pod| pod.requests.resources.milli_cpu);
-        let memory = self.sum(node, |pod| pod.requests.resources.memory);
-        let balance = |cpu: i64, memory: i64| {
-            let (of_cpu, of_memory) = (node.allocatable.milli_cpu, node.allocatable.memory);
-            if of_cpu == 0 || of_memory == 0 {
-                return 100;
-            }
-            let cpu = f64::min(1.0, cpu as f64 / of_cpu as f64);
-            let memory = f64::min(1.0, memory as f64 / of_memory as f64);
-            ((1.0 - f64::abs((cpu - memory) / 2.0)) * 100.0) as i64
+        let amounts: Vec<_> = names.iter().filter_map(|name| self.amounts(pod, node, name, false)).collect();
+        let balance = |with: bool| {
+            let fraction =
+                |one: &(i64, i64, i64)| f64::min(1.0, (one.1 + if with { one.2 } else { 0 }) as f64 / one.0 as f64);
+            let all: Vec<f64> = amounts.iter().map(fraction).collect();
+            let deviation = match all.len() {
+                0 | 1 => 0.0,
+                2 => f64::abs((all[0] - all[1]) / 2.0),
+                count => {
+                    let mean = all.iter().sum::<f64>() / count as f64;
+                    let mut sum = 0.0;
+                    all.iter().for_each(|one| sum += (one - mean) * (one - mean));
+                    f64::sqrt(sum / count as f64)
+                }
+            };
+            ((1.0 - deviation) * 100.0) as i64
         };
-        50 + (50 + balance(cpu + asks.milli_cpu, memory + asks.memory) - balance(cpu, memory)) / 2
+        50 + (50 + balance(true) - balance(false)) / 2
     }
 
     fn image_locality(&self, pod: &PodTemplate, node: &NodeSpec) -> i64 {
@@ -204,7 +278,8 @@ impl Naive {
         if self.nodes.is_empty() {
             return "no nodes available to schedule pods".into();
         }
-        let named = pod.required.as_ref().and_then(|terms| names(terms));
+        let by_name = self.profile(pod).filters.contains(Filter::NodeAffinity);
+        let named = pod.required.as_ref().filter(|_| by_name).and_then(|terms| names(terms));
         if named.as_ref().is_some_and(|names| names.is_empty()) {
             return format!("0/{} nodes are available: pod affinity terms conflict.", self.nodes.len());
         }

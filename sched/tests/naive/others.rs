@@ -151,9 +151,13 @@ impl Naive {
     }
 
     pub(super) fn affinity_scores(&self, pod: &PodTemplate, feasible: &[&NodeSpec]) -> Vec<i64> {
+        let profile = self.profile(pod);
+        let deaf = profile.ignore_preferred_terms_of_existing_pods
+            && pod.preferred_affinity.is_empty()
+            && pod.preferred_anti_affinity.is_empty();
         let raw = |node: &&NodeSpec| -> i64 {
             let mut score = 0;
-            for (held, on) in self.placed() {
+            for (held, on) in self.placed().filter(|_| !deaf) {
                 let same = |term: &PodTerm| {
                     let here = label(node, &term.topology_key);
                     here.is_some() && here == label(on, &term.topology_key)
@@ -165,7 +169,7 @@ impl Naive {
                 };
                 pod.preferred_affinity.iter().for_each(|(weight, term)| add(*weight, term, &held.template));
                 pod.preferred_anti_affinity.iter().for_each(|(weight, term)| add(-*weight, term, &held.template));
-                held.template.affinity.iter().for_each(|term| add(1, term, pod));
+                held.template.affinity.iter().for_each(|term| add(profile.hard_pod_affinity_weight, term, pod));
                 held.template.preferred_affinity.iter().for_each(|(weight, term)| add(*weight, term, pod));
                 held.template.preferred_anti_affinity.iter().for_each(|(weight, term)| add(-*weight, term, pod));
             }

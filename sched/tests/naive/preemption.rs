@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kelson_sched::{Cost, PodId, PodTemplate};
+use kelson_sched::{Cost, Filter, PodId, PodTemplate};
 
 use super::{Held, Naive};
 
@@ -59,15 +59,21 @@ impl Naive {
             "free storage",
             "volume zone",
             "required features",
+            "enforced",
         ];
         let now = self.rejects(pod, name).into_iter().next().ok_or_else(Vec::new)?;
         let node = self.nodes.iter().find(|node| node.name == *name).expect("present");
         let (asks, has) = (&pod.requests.resources, &node.allocatable);
+        let profile = self.profile(pod);
+        let ignored = profile.ignored_resources.iter().chain(&profile.ignored_groups).count() > 0;
+        let looked = if ignored { &[][..] } else { &asks.extended };
+        let fit = profile.filters.contains(Filter::NodeResourcesFit);
         // More than the node has when it is empty.
         let beyond = asks.milli_cpu > has.milli_cpu
             || asks.memory > has.memory
             || asks.ephemeral_storage > has.ephemeral_storage
-            || asks.extended.iter().any(|(name, amount)| *amount > has.extended(name));
+            || looked.iter().any(|(name, amount)| *amount > has.extended(name));
+        let beyond = beyond && fit;
         if unresolvable.iter().any(|text| now.contains(text)) || beyond && !now.contains("ports") {
             return Err(vec![UNHELPFUL.into()]);
         }

@@ -1,6 +1,7 @@
 //! Random nodes and pods, with every constraint.
 
 pub mod disks;
+pub mod profile;
 
 use std::sync::Arc;
 
@@ -156,7 +157,8 @@ pub fn others(rng: &mut StdRng) -> PodTemplate {
     }
     let features = if rng.random_bool(0.05) { vec![pick(rng, &["fast", "safe"]).into()] } else { vec![] };
     let volumes = disks::uses(rng);
-    let mut template = PodTemplate { namespace, labels, volumes, features, ..PodTemplate::default() };
+    let profile = pick(rng, &[0, 0, 1, 2]);
+    let mut template = PodTemplate { namespace, labels, volumes, features, profile, ..PodTemplate::default() };
     if rng.random_bool(0.4) {
         return template;
     }

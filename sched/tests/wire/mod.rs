@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kelson_sched::{
-    AccessModes, Disk, Effect, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, PodTerm, Protocol,
-    Requirement, TolerationOperator, Volume, VolumeClaim, VolumeUse,
+    AccessModes, Disk, Effect, Filter, FitStrategy, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, PodTemplate,
+    PodTerm, Profile, Protocol, Requirement, TolerationOperator, Volume, VolumeClaim, VolumeUse,
 };
 use serde_json::{Map, Value, json};
 
@@ -322,4 +322,69 @@ pub fn disks(disks: &Disks) -> Vec<Value> {
         ));
     }
     objects
+}
+
+/// A profile, as a configuration file writes it.
+pub fn profile(profile: &Profile) -> Value {
+    let weights = &profile.weights;
+    let scores = [
+        ("NodeResourcesFit", weights.fit),
+        ("NodeResourcesBalancedAllocation", weights.balanced_allocation),
+        ("ImageLocality", weights.image_locality),
+        ("TaintToleration", weights.taint_toleration),
+        ("NodeAffinity", weights.node_affinity),
+        ("PodTopologySpread", weights.topology_spread),
+        ("InterPodAffinity", weights.pod_affinity),
+    ];
+    let weighted = scores.iter().filter(|(_, weight)| *weight != 0);
+    let enabled: Vec<Value> = weighted.map(|(name, weight)| json!({ "name": name, "weight": weight })).collect();
+    let off = Filter::ALL.iter().filter(|filter| !profile.filters.contains(**filter));
+    let off: Vec<Value> = off.map(|filter| json!({ "name": filter.name() })).collect();
+    let names = |names: &[Arc<str>]| names.iter().map(|name| json!(&**name)).collect::<Vec<_>>();
+    let resource = |name: &str, weight: i64| json!({ "name": name, "weight": weight });
+    let fit_resources: Vec<Value> =
+        profile.fit_resources.iter().map(|(name, weight)| resource(name, *weight)).collect();
+    let balanced: Vec<Value> = profile.balanced_resources.iter().map(|name| resource(name, 1)).collect();
+    let strategy = match &profile.fit {
+        FitStrategy::LeastAllocated => json!({ "type": "LeastAllocated", "resources": fit_resources }),
+        FitStrategy::MostAllocated => json!({ "type": "MostAllocated", "resources": fit_resources }),
+        FitStrategy::RequestedToCapacityRatio(shape) => {
+            let point = |(utilization, score): &(i64, i64)| json!({ "utilization": utilization, "score": score });
+            let shape: Vec<Value> = shape.iter().map(point).collect();
+            let ratio = json!({ "shape": shape });
+            json!({ "type": "RequestedToCapacityRatio", "resources": fit_resources, "requestedToCapacityRatio": ratio })
+        }
+    };
+    let added = profile
+        .added_affinity
+        .as_ref()
+        .map(|terms| json!({ "nodeSelectorTerms": terms.iter().map(node_term).collect::<Vec<_>>() }));
+    let preferences = profile.added_preferences.iter();
+    let preferences: Vec<Value> =
+        preferences.map(|(weight, term)| json!({ "weight": weight, "preference": node_term(term) })).collect();
+    json!({
+        "schedulerName": &*profile.name,
+        "plugins": {
+            "preFilter": { "disabled": off },
+            "filter": { "disabled": off },
+            "preScore": { "disabled": [{ "name": "*" }], "enabled": enabled.iter().filter(|one| one["name"] != "ImageLocality").map(|one| json!({ "name": one["name"] })).collect::<Vec<_>>() },
+            "score": { "disabled": [{ "name": "*" }], "enabled": enabled },
+        },
+        "pluginConfig": [
+            { "name": "NodeResourcesFit", "args": {
+                "ignoredResources": names(&profile.ignored_resources),
+                "ignoredResourceGroups": names(&profile.ignored_groups),
+                "scoringStrategy": strategy,
+            } },
+            { "name": "NodeResourcesBalancedAllocation", "args": { "resources": balanced } },
+            { "name": "InterPodAffinity", "args": {
+                "hardPodAffinityWeight": profile.hard_pod_affinity_weight,
+                "ignorePreferredTermsOfExistingPods": profile.ignore_preferred_terms_of_existing_pods,
+            } },
+            { "name": "NodeAffinity", "args": { "addedAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": added,
+                "preferredDuringSchedulingIgnoredDuringExecution": preferences,
+            } } },
+        ],
+    })
 }

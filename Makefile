@@ -32,6 +32,8 @@ test: setup peers
 	@echo "running the tests"
 	@$(MAKE) --no-print-directory cargo-test
 	@$(MAKE) --no-print-directory loom
+	@echo "simulating whole clusters: some seeds, and planted bugs that must be found"
+	@cd tests/sim && cargo test -q --locked
 
 # A second make, so that the variables above see the peers that the first one built.
 .PHONY: cargo-test
@@ -47,9 +49,17 @@ loom: ## the interleavings of the lock-free parts, in a target folder of their o
 	@echo "checking the interleavings of the lock-free parts with loom (compiles for about a minute the first time)"
 	@CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom RUSTFLAGS="--cfg loom" cargo test -q -p kelson-engine -p kelson-sched --lib loom
 
+.PHONY: sim
+sim: ## a whole cluster in simulation: make sim SEEDS=1000, or one seed with its trace: make sim SEED=17
+	@echo "compiling the simulation (about two minutes the first time)"
+	@cd tests/sim && cargo build -q --locked
+	@$(CARGO_TARGET_DIR)/debug/kelson-sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --from $(or $(FROM),0)) \
+		$(if $(BUG),--bug $(BUG))
+
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cd tests/sim && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 
 setup:
 	@bash .ci/setup

@@ -34,6 +34,7 @@ mod memory;
 #[cfg(any(all(test, not(loom)), feature = "fuzz"))]
 #[path = "tests/model.rs"]
 mod model;
+pub mod plant;
 mod range;
 mod reader;
 mod record;

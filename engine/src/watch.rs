@@ -13,6 +13,7 @@ use crate::command::KeyRange;
 use crate::event::{Event, EventKind};
 use crate::events::Events;
 use crate::interest::{Member, Sleep};
+use crate::plant::{Bug, planted};
 use crate::record::{self, Record};
 use crate::ring::Place;
 use crate::snapshot::{Records, Shared};
@@ -112,6 +113,9 @@ impl Watcher {
                 let snapshot = self.shared.snapshot.load();
                 (snapshot.revision, snapshot.compacted)
             };
+            if planted(Bug::GapIsSkipped) && self.cursor < compacted {
+                (self.cursor, self.place) = (compacted, None);
+            }
             if std::mem::take(&mut self.fresh) && self.cursor < compacted {
                 self.fresh = true;
                 return WatchPoll::Compacted { compact_revision: compacted };

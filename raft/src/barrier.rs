@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kelson_engine::plant::{Bug, planted};
 use openraft::{
     ReadPolicy,
     async_runtime::WatchReceiver,
@@ -88,12 +89,16 @@ async fn round(raft: &Raft, roster: &Roster) -> Result<(), Error> {
             Some(leader) if leader != roster.me && roster.hears() => {
                 let link = roster.link(leader);
                 match link.call(roster, Kind::Read, left, |_| ()).await {
+                    Ok(_) if planted(Bug::FollowerReadsEarly) => Ok(()),
                     Ok(body) => applied(raft, message::number(body).map_err(Error::Storage)?, left).await,
                     Err(Failure::Refused(error)) => Err(error),
                     Err(Failure::Unreached(_) | Failure::Lost(_)) => Err(Error::NoLeader),
                 }
             }
             Some(leader) if leader == roster.me => {
+                if planted(Bug::LeaderReadsAlone) {
+                    return Ok(());
+                }
                 let confirmed = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
                 confirmed.map(|_| ()).map_err(|e| refusal(&e))
             }

@@ -5,7 +5,7 @@
 //! a change of leader costs clients time, not an error.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -14,9 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use kelson_engine::plant::{Bug, planted};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 
 use crate::{
     Error,
@@ -25,12 +26,13 @@ use crate::{
     node::is_learner,
     peer::{Failure, Kind, Roster, message},
     queue::{Queue, Reply, Waiting},
+    task,
     types::{LeaderId, Replies, Types},
 };
 
 /// Batches under way to the leader; the next one forms meanwhile.
 const PLACES: usize = 4;
-/// Pause before something refused is tried again, and between two looks for a leader where nothing tells of one.
+/// Pause before something refused is tried again, and between two looks for a leader.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What waits for its entry to be applied here.
@@ -58,7 +60,7 @@ pub(crate) struct Forward {
 #[derive(Default)]
 struct State {
     next: u64,
-    pending: HashMap<u64, Pending>,
+    pending: BTreeMap<u64, Pending>,
     /// Whose entry was applied last.
     leader: Option<LeaderId>,
     closed: bool,
@@ -101,14 +103,6 @@ impl Forward {
         (now.state == ServerState::Leader).then_some(now.vote.leader_id)
     }
 
-    /// Waits a little for somebody to lead.
-    async fn wait(&self) {
-        match self.metrics.get().cloned() {
-            Some(mut metrics) => drop(timeout(PAUSE, metrics.changed()).await),
-            None => tokio::time::sleep(PAUSE).await,
-        }
-    }
-
     /// Sends what waits to the leader; returns when the next batch may form. Where nobody leads it goes back to the queue
     /// after a short while, and whoever has given up by then is left out.
     pub(crate) async fn send(self: &Arc<Self>, waiting: Vec<Waiting>) {
@@ -123,7 +117,7 @@ impl Forward {
             Leads::Other(leader) if !waiting.is_empty() => leader,
             Leads::Me => return self.give_back(waiting),
             _ => {
-                self.wait().await;
+                tokio::time::sleep(PAUSE).await;
                 return self.give_back(waiting);
             }
         };
@@ -132,7 +126,7 @@ impl Forward {
         let batch = Batch::encode(&commands, bytes);
         let Some(number) = self.note(leader, &batch, replies) else { return };
         let forward = self.clone();
-        tokio::spawn(async move {
+        task::spawn(async move {
             forward.call(leader, number, batch).await;
             drop(place);
         });
@@ -161,11 +155,8 @@ impl Forward {
             // It is in the log, and is answered when it is applied.
             Ok(_) => {}
             // It is in no log and will be in none.
-            Err(Failure::Unreached(_) | Failure::Refused(Error::NoLeader)) => {
-                tokio::time::sleep(PAUSE).await;
-                let pending = self.state.lock().pending.remove(&number);
-                pending.into_iter().for_each(|pending| self.again(pending));
-            }
+            Err(Failure::Unreached(_) | Failure::Refused(Error::NoLeader)) => self.retry(number).await,
+            Err(Failure::Lost(_)) if planted(Bug::LostIsRetried) => self.retry(number).await,
             Err(Failure::Refused(error @ (Error::TooManyRequests | Error::Removed))) => {
                 let pending = self.state.lock().pending.remove(&number);
                 for reply in pending.into_iter().flat_map(|pending| pending.replies) {
@@ -175,6 +166,12 @@ impl Forward {
             // What becomes of it shows in the log.
             Err(Failure::Refused(_) | Failure::Lost(_)) => {}
         }
+    }
+
+    async fn retry(&self, number: u64) {
+        tokio::time::sleep(PAUSE).await;
+        let pending = self.state.lock().pending.remove(&number);
+        pending.into_iter().for_each(|pending| self.again(pending));
     }
 
     /// The state machine applies an entry of this leader.

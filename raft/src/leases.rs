@@ -10,13 +10,17 @@ use std::{
     time::Duration,
 };
 
-use kelson_engine::{Command, LeaseClock, Outcome, Reader};
+use kelson_engine::{
+    Command, LeaseClock, Outcome, Reader,
+    plant::{Bug, planted},
+};
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Error,
+    barrier::Barrier,
     clock::Clock,
     queue::Queue,
     types::{Replies, Types},
@@ -81,7 +85,7 @@ impl Leases {
         self.lead(term);
         let mut clock = self.clock.lock();
         let Some(renewal) = clock.renew(id, self.time.now_ms()) else { return Ok(None) };
-        if !renewal.noted {
+        if !renewal.noted || planted(Bug::RenewalNotNoted) {
             return Ok(Some(Renewal::Done(renewal.ttl)));
         }
         let answer = queue.push(Command::LeaseCheckpoint { leases: vec![(id, 0)] })?;
@@ -107,7 +111,7 @@ impl Leases {
     /// nothing, and must neither end a lease early nor refuse to renew it.
     pub(crate) fn lead(&self, term: u64) {
         let mut clock = self.clock.lock();
-        if self.term.swap(term, Ordering::SeqCst) != term {
+        if self.term.swap(term, Ordering::SeqCst) != term && !planted(Bug::LeaseCarriedOver) {
             clock.sync(self.state.leases(), self.time.now_ms());
         }
     }
@@ -132,7 +136,19 @@ impl Leases {
 
 /// Gives a lease its full time again, in the term in which this member leads; returns that in seconds, `None` for a lease
 /// that is gone or has run out.
-pub(crate) async fn renew(leases: &Leases, queue: &Queue, id: i64, term: u64) -> Result<Option<i64>, Error> {
+///
+/// `barrier`, unless this member is alone, makes sure that it still leads and has applied what earlier leaders have left:
+/// else a lease could be promised time that its end, decided elsewhere or in the log already, does not know of.
+pub(crate) async fn renew(
+    leases: &Leases,
+    queue: &Queue,
+    barrier: Option<&Barrier>,
+    id: i64,
+    term: u64,
+) -> Result<Option<i64>, Error> {
+    if let Some(barrier) = barrier.filter(|_| !planted(Bug::LeaderRenewsAlone)) {
+        barrier.join()?.await.unwrap_or(Err(Error::Stopped))?;
+    }
     let (ttl, answer) = match leases.renew(id, queue, term)? {
         None => return Ok(None),
         Some(Renewal::Done(ttl)) => return Ok(Some(ttl)),
@@ -186,6 +202,7 @@ impl Revoker {
         let start = Instant::now();
         let due = self.leases.due(self.expiry.revokes);
         let is_full = due.len() == self.expiry.revokes;
+        let term = if planted(Bug::RevokedInAnyTerm) { 0 } else { term };
         let revoke = |id| self.queue.push_in(self.leases.state.by_system(Command::LeaseRevoke { id }), term);
         let answers: Vec<_> = due.into_iter().map(revoke).collect();
         // The clock reports one again that could not be proposed, or whose fate is unknown.

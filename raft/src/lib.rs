@@ -25,10 +25,13 @@ mod node;
 mod peer;
 mod proposer;
 mod queue;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod start;
 mod state;
 mod stats;
 mod status;
+mod task;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -157,6 +157,7 @@ impl RaftNetworkV2<Types> for Way {
         let Network { roster, backend, rate } = &self.network;
         tracing::info!("member {:x} is too far behind: sending it the whole state", self.target);
         let sent = tokio::select! {
+            biased;
             sent = peer::send_state(roster, self.target, backend.clone(), (vote, last), *rate) => sent,
             closed = cancel => return Err(closed.into()),
         };

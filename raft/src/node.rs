@@ -14,7 +14,7 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot, watch,
     },
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     queue::{Queue, Reply},
     start::{self, Parts},
     state::StateMachine,
+    task::Home,
     types::Types,
 };
 
@@ -53,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) forward: Arc<Forward>,
     pub(crate) host: Arc<Host>,
     /// Where the node's tasks run.
-    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) runtime: Home,
     pub(crate) metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) barrier: Arc<Barrier>,
@@ -95,6 +96,16 @@ impl Node {
 
     pub(crate) async fn open_parts(config: Config, parts: Parts) -> Result<Node, Error> {
         start::on_own_thread(config, parts).await.map(|inner| Node { inner: Arc::new(inner) })
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn of(inner: Arc<Inner>) -> Node {
+        Node { inner }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
     }
 
     /// Orders a command, makes it durable, applies it and returns what it did.
@@ -315,9 +326,9 @@ impl Node {
         self.change(Change::Publish { id, name, client_urls }).await
     }
 
-    /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease. Nearly always
-    /// without waiting where this member leads, else by asking the leader: only where a checkpoint has noted less, that
-    /// is first taken back in the log.
+    /// Gives a lease its full time again and returns that in seconds; `None` when there is no such lease. Without waiting
+    /// where this member leads alone; else the leader, which is asked, first makes sure that it leads, in one round with all
+    /// who wait for one. Only where a checkpoint has noted less, that is first taken back in the log.
     ///
     /// # Errors
     /// [`Error::NoLeader`]; as [`Node::propose`], when a checkpoint could not be taken back.
@@ -337,7 +348,7 @@ impl Node {
     async fn at_leader(&self, kind: Kind, lease: i64) -> Result<Option<i64>, Error> {
         const PAUSE: Duration = Duration::from_millis(10);
         let inner = &*self.inner;
-        let until = tokio::time::Instant::now() + inner.config.request_timeout;
+        let until = Instant::now() + inner.config.request_timeout;
         if self.is_learner() {
             return Err(Error::Learner);
         }
@@ -346,12 +357,20 @@ impl Node {
                 if kind == Kind::Left {
                     return Ok(inner.leases.remaining(lease, lead.term));
                 }
-                let renewed = leases::renew(&inner.leases, &inner.queue, lease, lead.term);
+                let barrier = (!self.read_is_free()).then_some(&*inner.barrier);
+                let renewed = leases::renew(&inner.leases, &inner.queue, barrier, lease, lead.term);
                 let renewed = timeout(inner.config.request_timeout, renewed).await.unwrap_or(Err(Error::Timeout));
-                return renewed.map_err(|e| self.explain(e));
+                if inner.forward.lead() == Some(lead) {
+                    return renewed.map_err(|e| self.explain(e));
+                }
+                // Another one leads by now, whose answer counts.
+                if Instant::now() + PAUSE >= until {
+                    return Err(Error::NoLeader);
+                }
+                continue;
             }
             let leader = self.heard_leader(&inner.metrics.borrow_watched());
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if leader != 0 {
                 // On the node's own thread, where its streams live.
                 let (roster, link) = (inner.roster.clone(), inner.roster.link(leader));

@@ -32,6 +32,7 @@ use crate::{
     proposer::{self, Limits},
     queue::Queue,
     state::{StateMachine, Thresholds, log_id},
+    task::{Home, blocking, spawn},
     types::{Membership, Peer, Types},
 };
 
@@ -118,6 +119,8 @@ pub(crate) async fn on_own_thread(config: Config, parts: Parts) -> Result<Inner,
 /// Starts a node on the current runtime. Its background must be run for the node to stop in order.
 pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
     let engine = Engine::open(parts.backend.clone())?;
+    #[cfg(feature = "sim")]
+    crate::sim::opened(&engine);
     let owner = claim(&config, &parts, &engine)?;
     (config.cluster_id, config.node_id) = (owner.cluster, owner.node);
     settle(&config, &parts, &engine)?;
@@ -159,13 +162,13 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let changes = || Changes { raft: raft.clone(), roster: roster.clone(), strict: config.strict_reconfig };
     let (asked, asking) = mpsc::channel(membership::MOST);
     let tasks = vec![
-        tokio::spawn(barrier::run(raft.clone(), roster.clone(), barrier.clone())),
-        tokio::spawn(compaction::run(raft.clone(), compaction.clone())),
-        tokio::spawn(flush_when_wanted(raft.clone(), wanted.clone(), config.kept_flushes)),
-        tokio::spawn(revoker.run()),
-        tokio::spawn(changes().run(asking)),
+        spawn(barrier::run(raft.clone(), roster.clone(), barrier.clone())),
+        spawn(compaction::run(raft.clone(), compaction.clone())),
+        spawn(flush_when_wanted(raft.clone(), wanted.clone(), config.kept_flushes)),
+        spawn(revoker.run()),
+        spawn(changes().run(asking)),
     ];
-    let proposer = tokio::spawn(proposer::run(raft.clone(), queue.clone(), limits, forward.clone()));
+    let proposer = spawn(proposer::run(raft.clone(), queue.clone(), limits, forward.clone()));
     let failure = Arc::new(OnceLock::new());
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);
@@ -210,7 +213,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         roster,
         forward,
         host,
-        runtime: tokio::runtime::Handle::current(),
+        runtime: Home::current(),
         queue,
         barrier,
         leases,
@@ -350,6 +353,10 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
             if let Err(e) = &now.running_state {
                 return Err(fatal(e));
             }
+            // One that joins may have voted, or followed for a moment, without having been told yet who the members are.
+            if config.joins && now.membership_config.voter_ids().next().is_none() {
+                return Ok(());
+            }
             let others = now.membership_config.voter_ids().any(|id| id != config.node_id);
             let leads = now.state == ServerState::Leader;
             if others || leads && now.last_applied.map(|id| id.index) == now.last_log_index {
@@ -438,6 +445,7 @@ impl End {
 impl Background {
     pub(crate) async fn run(mut self) -> End {
         let failed = tokio::select! {
+            biased;
             _ = self.stopping.wait_for(|stop| *stop) => None,
             failure = failure_of(&self.raft) => Some(failure),
             Some(failure) = self.failing.recv() => Some(failure),
@@ -463,7 +471,7 @@ impl Background {
             Some(failure) => Err(failure.clone()),
             None => flush(self.reader).await,
         };
-        self.log_thread.stop();
+        self.log_thread.stop().await;
         self.defrag.stop().await;
         End { parts: self.parts, how, ended: self.ended }
     }
@@ -522,7 +530,7 @@ async fn hand_over(raft: &Raft, limit: Duration) {
 
 /// Restarting from a flushed state has nothing to replay.
 async fn flush(state: Reader) -> Result<(), Error> {
-    match tokio::task::spawn_blocking(move || state.flush()).await {
+    match blocking(move || state.flush()).await {
         Ok(flushed) => flushed.map(drop).map_err(Error::Engine),
         Err(e) => Err(Error::Storage(e.to_string())),
     }

@@ -7,7 +7,10 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use kelson_engine::{Applied, Engine, Reader};
+use kelson_engine::{
+    Applied, Engine, Reader,
+    plant::{Bug, planted},
+};
 use openraft::{
     EntryPayload, LogIdOptionExt, OptionalSend, RaftSnapshotBuilder, Snapshot,
     entry::RaftEntry,
@@ -21,6 +24,7 @@ use crate::{
     compaction::Compaction,
     forward::Forward,
     leases::Leases,
+    task::blocking,
     types::{LeaderId, LogEntry, LogId, Membership, Peer, SnapshotMeta, StoredMembership, Types},
 };
 
@@ -127,6 +131,8 @@ impl StateMachine {
         if self.entries >= self.thresholds.entries || self.bytes >= self.thresholds.bytes {
             self.wanted.notify_one();
         }
+        #[cfg(feature = "sim")]
+        crate::sim::applied(&self.engine);
         Ok(replies)
     }
 
@@ -223,7 +229,8 @@ impl RaftSnapshotBuilder<Types> for Flush {
     async fn build_snapshot(&mut self) -> io::Result<LocalSnapshot> {
         let state = self.state.clone();
         // Takes as long as the disk takes to write a memtable.
-        let flushed = tokio::task::spawn_blocking(move || state.flush()).await.map_err(io::Error::other)?;
+        let flush = move || if planted(Bug::PurgeBeforeFlush) { Ok(state.applied()) } else { state.flush() };
+        let flushed = blocking(flush).await?;
         let durable = flushed.map_err(io::Error::other)?.map(log_id);
         // The log is dropped up to the position named here, so it must not be past what was flushed.
         if durable < self.meta.last_log_id {

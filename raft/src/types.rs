@@ -5,11 +5,11 @@ use std::{fmt, marker::PhantomData};
 use kelson_engine::Outcome;
 use openraft::{
     Entry, EntryPayload, RaftTypeConfig,
-    impls::{BoxedErrorSource, InlineBatch, TokioRuntime, Vote, leader_id_adv},
+    impls::{BoxedErrorSource, InlineBatch, Vote, leader_id_adv},
     raft::responder::Responder,
 };
 
-use crate::batch::Batch;
+use crate::{batch::Batch, task::Runtime};
 
 /// Type parameters of this crate's raft group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +37,7 @@ impl RaftTypeConfig for Types {
     type Vote = LocalVote;
     type Payload = Payload;
     type Entry = LogEntry;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Callback<T>
     where

@@ -77,6 +77,12 @@ pub(crate) trait Disk: Send + Sync + 'static {
 
     fn meta(&self, name: Meta) -> io::Result<Option<Bytes>>;
 
+    /// Takes the time that the write before takes, and says what became of it.
+    #[cfg(feature = "sim")]
+    fn settle(&self, _sync: bool) -> futures_util::future::BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// First and last index that are there.
     fn bounds(&self) -> io::Result<Option<(u64, u64)>>;
 

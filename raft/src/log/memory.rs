@@ -40,6 +40,16 @@ impl Content {
         }
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn entry(&self, index: u64) -> Option<&Bytes> {
+        self.entries.get(&index)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn meta(&self, name: Meta) -> Option<&Bytes> {
+        self.metas.get(&name)
+    }
+
     fn forget(&mut self, split: impl FnOnce(&mut BTreeMap<u64, Bytes>) -> BTreeMap<u64, Bytes>) {
         let gone = split(&mut self.entries);
         self.bytes -= gone.values().map(|record| record.len() as u64).sum::<u64>();
@@ -47,9 +57,15 @@ impl Content {
 }
 
 impl MemoryDisk {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn with_content(content: Content) -> Self {
         MemoryDisk { content: RwLock::new(content) }
+    }
+
+    /// Everything that was written.
+    #[cfg(feature = "sim")]
+    pub(crate) fn content(&self) -> Content {
+        self.content.read().clone()
     }
 
     #[cfg(test)]

@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use futures_util::{Stream, TryStreamExt, stream};
+use kelson_engine::plant::{Bug, planted};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     entry::RaftEntry,
@@ -120,7 +121,10 @@ impl LogStore {
     }
 
     fn send(&self, request: Request) -> io::Result<()> {
-        self.0.requests.send(request).map_err(|_| io::Error::other(format!("{} is closed", self.0.disk.place())))
+        let sent = self.0.requests.send(request);
+        #[cfg(feature = "sim")]
+        self.0.shared.filled.notify_one();
+        sent.map_err(|_| io::Error::other(format!("{} is closed", self.0.disk.place())))
     }
 
     async fn ask(&self, request: impl FnOnce(Done) -> Request) -> io::Result<()> {
@@ -295,7 +299,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &LocalVote) -> io::Result<()> {
         let record = codec::encode_vote(vote);
-        self.ask(|done| Request::Vote { record, done }).await?;
+        if !planted(Bug::VoteForgotten) {
+            self.ask(|done| Request::Vote { record, done }).await?;
+        }
         self.0.state.lock().vote = Some(*vote);
         Ok(())
     }

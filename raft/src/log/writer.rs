@@ -1,19 +1,23 @@
 //! The log thread: turns everything that waits into one write and one sync, in the order it was asked for.
 
+#[cfg(not(feature = "sim"))]
+use std::thread::JoinHandle;
 use std::{
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::Instant,
 };
 
 use crossbeam_channel::{Receiver, Sender};
+use kelson_engine::plant::{Bug, planted};
 use openraft::{entry::RaftEntry, storage::IOFlushed};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+#[cfg(feature = "sim")]
+use tokio::task::JoinHandle;
 
 use super::disk::{Change, Disk, Meta};
 use crate::{
@@ -58,6 +62,9 @@ pub(crate) struct Shared {
     /// Newest committed log id; written beside the next batch, never by a write of its own.
     pub(crate) committed: Mutex<Option<LogId>>,
     pub(crate) syncs: Syncs,
+    /// Told when something waits.
+    #[cfg(feature = "sim")]
+    pub(crate) filled: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -66,6 +73,8 @@ impl Shared {
             durable_end: AtomicU64::new(last.map_or(0, |last| last + 1)),
             committed: Mutex::new(committed),
             syncs: Syncs::default(),
+            #[cfg(feature = "sim")]
+            filled: tokio::sync::Notify::new(),
         }
     }
 
@@ -78,29 +87,56 @@ impl Shared {
 pub(crate) struct LogThread {
     requests: Sender<Request>,
     thread: Option<JoinHandle<()>>,
+    #[cfg(feature = "sim")]
+    shared: Arc<Shared>,
 }
 
 /// Starts the thread; the sender is for the store.
 pub(crate) fn start(disk: Arc<dyn Disk>, shared: Arc<Shared>) -> io::Result<(Sender<Request>, LogThread)> {
     let (requests, waiting) = crossbeam_channel::bounded(QUEUE);
     let written = *shared.committed.lock();
-    let writer = Writer { disk, shared, written, failure: None };
-    let thread = std::thread::Builder::new().name("kelson-log".to_owned()).spawn(move || writer.run(&waiting))?;
-    Ok((requests.clone(), LogThread { requests, thread: Some(thread) }))
+    #[cfg(feature = "sim")]
+    {
+        let writer = Writer { disk, shared: shared.clone(), written, failure: None };
+        let thread = Some(crate::task::spawn(writer.run_as_task(waiting)));
+        Ok((requests.clone(), LogThread { requests, thread, shared }))
+    }
+    #[cfg(not(feature = "sim"))]
+    {
+        let writer = Writer { disk, shared, written, failure: None };
+        let thread = std::thread::Builder::new().name("kelson-log".to_owned()).spawn(move || writer.run(&waiting))?;
+        Ok((requests.clone(), LogThread { requests, thread: Some(thread) }))
+    }
 }
 
 impl LogThread {
     /// Writes what waits and ends the thread; blocks until it has ended.
-    pub(crate) fn stop(mut self) {
+    #[cfg(not(feature = "sim"))]
+    pub(crate) async fn stop(mut self) {
         self.end();
     }
 
+    #[cfg(not(feature = "sim"))]
     fn end(&mut self) {
         // A thread that is gone already needs no telling.
         let _ = self.requests.send(Request::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) async fn stop(mut self) {
+        self.end();
+        if let Some(task) = self.thread.take() {
+            let _ = task.await;
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn end(&mut self) {
+        let _ = self.requests.send(Request::Stop);
+        self.shared.filled.notify_one();
     }
 }
 
@@ -119,7 +155,15 @@ struct Writer {
     failure: Option<(io::ErrorKind, String)>,
 }
 
+/// What a write contained, to be noted when it has succeeded.
+struct Written {
+    sync: bool,
+    committed: Option<LogId>,
+    durable_end: Option<u64>,
+}
+
 impl Writer {
+    #[cfg(not(feature = "sim"))]
     fn run(mut self, waiting: &Receiver<Request>) {
         let mut merged = Vec::new();
         let mut running = true;
@@ -131,15 +175,41 @@ impl Writer {
                 merged.push(next);
             }
             running = !merged.iter().any(|request| matches!(request, Request::Stop));
-            self.write(&mut merged, !running);
+            let written = self.write(&merged, !running);
+            self.finish(&written, &mut merged);
         }
     }
 
-    fn write(&mut self, merged: &mut Vec<Request>, last: bool) {
+    /// As [`Writer::run`], on a disk that takes simulated time.
+    #[cfg(feature = "sim")]
+    async fn run_as_task(mut self, waiting: Receiver<Request>) {
+        let mut merged = Vec::new();
+        let mut running = true;
+        // Says that from now on somebody waits; nothing can fail.
+        let _ = self.disk.settle(false).await;
+        while running {
+            merged.extend(waiting.try_iter().take(MAX_MERGE));
+            if merged.is_empty() {
+                self.shared.filled.notified().await;
+                continue;
+            }
+            running = !merged.iter().any(|request| matches!(request, Request::Stop));
+            let written = self.write(&merged, !running);
+            if planted(Bug::AnswerBeforeSync) {
+                self.finish(&written, &mut merged);
+            }
+            if let Err(error) = self.disk.settle(written.sync).await {
+                self.fail(&error);
+            }
+            self.finish(&written, &mut merged);
+        }
+    }
+
+    fn write(&mut self, merged: &[Request], last: bool) -> Written {
         let mut changes = Vec::with_capacity(merged.len() + 1);
         let mut sync = last;
         let mut durable_end = None;
-        for request in merged.iter() {
+        for request in merged {
             match request {
                 Request::Append { entries, .. } => {
                     sync = true;
@@ -155,7 +225,9 @@ impl Writer {
                 Request::Truncate { from, .. } => {
                     sync = true;
                     changes.push(Change::Truncate { from: *from });
-                    durable_end = Some(*from);
+                    if !planted(Bug::StaleDurable) {
+                        durable_end = Some(*from);
+                    }
                 }
                 // Losing a purge loses nothing, so it waits for somebody else's sync.
                 Request::Purge { upto } => {
@@ -172,11 +244,16 @@ impl Writer {
         if !changes.is_empty() {
             self.store(&changes, sync);
         }
+        Written { sync, committed, durable_end }
+    }
+
+    /// Notes and answers what was written.
+    fn finish(&mut self, written: &Written, merged: &mut Vec<Request>) {
         if self.failure.is_none() {
-            if sync {
-                self.written = committed;
+            if written.sync {
+                self.written = written.committed;
             }
-            if let Some(end) = durable_end {
+            if let Some(end) = written.durable_end {
                 self.shared.durable_end.store(end, Ordering::Release);
             }
         }
@@ -189,11 +266,15 @@ impl Writer {
         }
         let start = Instant::now();
         if let Err(error) = self.disk.write(changes, sync) {
-            tracing::error!("{error}");
-            self.failure = Some((error.kind(), error.to_string()));
+            self.fail(&error);
         } else if sync {
             self.shared.syncs.record(start.elapsed());
         }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        tracing::error!("{error}");
+        self.failure = Some((error.kind(), error.to_string()));
     }
 
     fn answer(&self, merged: &mut Vec<Request>) {

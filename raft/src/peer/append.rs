@@ -9,6 +9,8 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream};
+#[cfg(feature = "sim")]
+use kelson_engine::plant::{Bug, planted};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
     sync::{Notify, Semaphore},
@@ -22,7 +24,7 @@ use super::{
     message::{self, Append, Streamed},
     roster::Roster,
 };
-use crate::node::Raft;
+use crate::{node::Raft, task};
 
 /// Appends under way to a follower; the next one waits for an answer. With at most [`READ_BYTES`](crate::log) each this
 /// bounds what is in memory for a slow follower: the stream's own buffers hold far less.
@@ -48,6 +50,9 @@ struct Window {
     /// No more appends come.
     ended: AtomicBool,
     changed: Notify,
+    /// The last entry that was sent.
+    #[cfg(feature = "sim")]
+    newest: parking_lot::Mutex<Option<crate::types::LogId>>,
 }
 
 impl Drop for Appends {
@@ -68,8 +73,10 @@ impl Appends {
             sent: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             changed: Notify::new(),
+            #[cfg(feature = "sim")]
+            newest: parking_lot::Mutex::default(),
         });
-        let writer = tokio::spawn(write(input, into, window.clone()));
+        let writer = task::spawn(write(input, into, window.clone()));
         Ok(Appends { frames, writer, window, answered: 0, since: Instant::now(), stall: roster.timing.stall })
     }
 
@@ -89,6 +96,7 @@ impl Appends {
             }
             let limit = if owed == 0 { self.stall } else { self.stall.saturating_sub(self.since.elapsed()) };
             let next = tokio::select! {
+                biased;
                 next = timeout(limit, self.frames.next()) => next,
                 () = self.window.changed.notified() => continue,
             };
@@ -97,6 +105,12 @@ impl Appends {
                     self.answered += 1;
                     self.since = Instant::now();
                     self.window.places.add_permits(1);
+                    #[cfg(feature = "sim")]
+                    if let (true, Ok(Ok(_)), newest @ Some(_)) =
+                        (planted(Bug::SentIsStored), message::streamed(body.clone()), *self.window.newest.lock())
+                    {
+                        return Some(Ok(Ok(newest)));
+                    }
                     return Some(message::streamed(body).map_err(broken));
                 }
                 Ok(Ok(Some((kind, _)))) => return Some(Err(broken(format!("kind {kind} among answers to appends")))),
@@ -119,6 +133,10 @@ where
         let Ok(place) = window.places.acquire().await else { break };
         place.forget();
         let Some(append) = input.next().await else { break };
+        #[cfg(feature = "sim")]
+        if let Some(last) = append.entries.last() {
+            *window.newest.lock() = Some(last.log_id);
+        }
         let mut frame = Frame::new(APPEND);
         message::put_append(&mut frame, &append);
         window.sent.fetch_add(1, Ordering::SeqCst);

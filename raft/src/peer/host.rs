@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kelson_engine::Reader;
+use kelson_engine::{
+    Reader,
+    plant::{Bug, planted},
+};
 use openraft::{
     ServerState,
     async_runtime::{Instant as _, WatchReceiver},
@@ -32,6 +35,7 @@ use crate::{
     membership::Changes,
     node::Raft,
     queue::Queue,
+    task,
     types::{Callback, Peer, Types},
 };
 
@@ -62,6 +66,7 @@ impl Host {
     pub(crate) async fn serve(self: Arc<Self>, stream: Box<dyn Connection>) {
         let mut stopping = self.stopping.clone();
         let ended = tokio::select! {
+            biased;
             ended = self.stream(stream) => ended,
             _ = stopping.wait_for(|stop| *stop) => return,
         };
@@ -141,7 +146,7 @@ impl Host {
                 let number = body.split_to(8);
                 let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
                 let (host, answers) = (self.clone(), answers.clone());
-                tokio::spawn(async move {
+                task::spawn(async move {
                     let (kind, body) = match host.answer(hello.from, kind, body).await {
                         Ok(body) => (link::DONE, body),
                         Err(error) => (link::REFUSED, message::encode_error(&error)),
@@ -157,6 +162,7 @@ impl Host {
             Ok(())
         };
         tokio::select! {
+            biased;
             ended = reading => ended,
             ended = writing => ended,
         }
@@ -169,7 +175,15 @@ impl Host {
         }
         match kind {
             Kind::Vote => {
-                let answer = self.raft.vote(message::vote_request(body).map_err(wrong)?).await;
+                let mut request = message::vote_request(body).map_err(wrong)?;
+                if planted(Bug::VoteForAnybody) {
+                    let last = self.raft.metrics().borrow_watched().last_log_index;
+                    let at = crate::types::LogId::new(request.vote.leader_id, last.unwrap_or(0) + 1);
+                    request.last_log_id = request.last_log_id.max(Some(at));
+                }
+                let answer = self.raft.vote(request).await;
+                #[cfg(feature = "sim")]
+                answer.iter().for_each(crate::sim::voted);
                 answer.map(|answer| message::encode_vote_answer(&answer)).map_err(|error| stopped(&error))
             }
             Kind::PreVote => {
@@ -195,7 +209,7 @@ impl Host {
             Kind::Renew => {
                 let id = message::number(body).map_err(wrong)?.cast_signed();
                 let term = self.leads().ok_or(Error::NoLeader)?;
-                leases::renew(&self.leases, &self.queue, id, term).await.map(message::encode_seconds)
+                self.renew(id, term).await.map(message::encode_seconds)
             }
             Kind::Left => {
                 let id = message::number(body).map_err(wrong)?.cast_signed();
@@ -208,6 +222,11 @@ impl Host {
                 self.changes.lead(&change).await.map(message::encode_number)
             }
         }
+    }
+
+    async fn renew(&self, id: i64, term: u64) -> Result<Option<i64>, Error> {
+        let renewed = leases::renew(&self.leases, &self.queue, Some(&self.barrier), id, term).await;
+        if self.leads() == Some(term) { renewed } else { Err(Error::NoLeader) }
     }
 
     /// The term in which this member leads.

@@ -1,6 +1,6 @@
 //! Short calls to one member: many callers share one stream, which is dialled when it is needed and again after it broke.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use super::{
     message::{self, Kind},
     roster::Roster,
 };
-use crate::Error;
+use crate::{Error, task};
 
 /// Calls that may wait to be written; one more waits for a place.
 const WAITING: usize = 64;
@@ -64,7 +64,7 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     next: u64,
-    answers: HashMap<u64, Answer>,
+    answers: BTreeMap<u64, Answer>,
     broken: bool,
 }
 
@@ -150,7 +150,7 @@ impl Live {
         let (mut frames, mut into) = stream.split();
         let writing = {
             let shared = shared.clone();
-            tokio::spawn(async move {
+            task::spawn(async move {
                 while let Some(frame) = waiting.recv().await {
                     if frame::write(&mut into, frame).await.is_err() {
                         break;
@@ -161,7 +161,7 @@ impl Live {
         };
         let reading = {
             let shared = shared.clone();
-            tokio::spawn(async move {
+            task::spawn(async move {
                 let ended = loop {
                     match frames.next().await {
                         Ok(Some((kind, body))) => {

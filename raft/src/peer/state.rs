@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use kelson_engine::{
     Backend,
     backend::{Batch, Space},
+    plant::{Bug, planted},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     Error,
     codec::Body,
+    task,
     types::{LocalVote, LogId},
 };
 
@@ -53,7 +55,7 @@ pub(crate) async fn send(
     let mut stream = roster.open(target, Purpose::State).await?;
     frame::write(stream.stream(), Frame::with(BEGIN, &message::encode_mark(&vote, Some(&last)))).await?;
     let (chunks, mut ready) = mpsc::channel(CHUNKS);
-    let reading = tokio::task::spawn_blocking(move || read(&*backend, &chunks));
+    let reading = task::spawn(read_aside(backend, chunks));
     let (begun, mut sent, mut crc) = (Instant::now(), 0_u64, 0);
     while let Some(chunk) = ready.recv().await {
         crc = crc32c::crc32c_append(crc, &chunk);
@@ -65,7 +67,7 @@ pub(crate) async fn send(
         let due = Duration::from_millis(sent.saturating_mul(1000) / rate.max(1));
         tokio::time::sleep_until(begun + due).await;
     }
-    reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+    reading.await.map_err(io::Error::other)??;
     frame::write(stream.stream(), Frame::with(END, &crc.to_le_bytes())).await?;
     match timeout(PATIENCE, stream.next()).await?? {
         Some((TAKEN, _)) => Ok(()),
@@ -75,26 +77,51 @@ pub(crate) async fn send(
     }
 }
 
-/// Reads everything as it is at one moment, on a thread of its own.
-fn read(backend: &dyn Backend, chunks: &mpsc::Sender<Bytes>) -> Result<(), kelson_engine::Error> {
+/// Reads everything as it is at one moment; `send` says whether anybody still takes it.
+fn read(backend: &dyn Backend, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), kelson_engine::Error> {
     let gone = || kelson_engine::Error::Storage("nobody takes the state any more".to_owned());
     backend.pinned(&mut |view| {
         let mut chunk = BytesMut::with_capacity(CHUNK);
         for space in Space::ALL {
+            if space == Space::Leases && planted(Bug::StateWithoutLeases) {
+                continue;
+            }
             view.scan(space, &[], None, &mut |key, value| {
                 chunk.extend_from_slice(&[space_byte(space)]);
                 for part in [key, value] {
                     chunk.extend_from_slice(&(part.len() as u32).to_le_bytes());
                     chunk.extend_from_slice(part);
                 }
-                if chunk.len() >= CHUNK {
-                    chunks.blocking_send(chunk.split().freeze()).map_err(|_| gone())?;
+                if chunk.len() >= CHUNK && !send(chunk.split().freeze()) {
+                    return Err(gone());
                 }
                 Ok(true)
             })?;
         }
-        if chunk.is_empty() { Ok(()) } else { chunks.blocking_send(chunk.split().freeze()).map_err(|_| gone()) }
+        if chunk.is_empty() || send(chunk.freeze()) { Ok(()) } else { Err(gone()) }
     })
+}
+
+/// [`read`] beside all else.
+#[cfg(not(feature = "sim"))]
+async fn read_aside(backend: Arc<dyn Backend>, chunks: mpsc::Sender<Bytes>) -> io::Result<()> {
+    let read = move || read(&*backend, &mut |chunk| chunks.blocking_send(chunk).is_ok());
+    crate::task::blocking(read).await?.map_err(io::Error::other)
+}
+
+#[cfg(feature = "sim")]
+async fn read_aside(backend: Arc<dyn Backend>, chunks: mpsc::Sender<Bytes>) -> io::Result<()> {
+    let mut all = Vec::new();
+    read(&*backend, &mut |chunk| {
+        all.push(chunk);
+        true
+    })
+    .map_err(io::Error::other)?;
+    for chunk in all {
+        // Who takes them no more has said why.
+        let _ = chunks.send(chunk).await;
+    }
+    Ok(())
 }
 
 fn space_byte(space: Space) -> u8 {
@@ -138,7 +165,7 @@ async fn skip<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> io::Result<()> {
 
 async fn take<S: AsyncRead + Unpin>(frames: &mut Frames<S>, staging: Arc<dyn Staging>) -> io::Result<()> {
     let (chunks, waiting) = mpsc::channel(CHUNKS);
-    let writing = tokio::task::spawn_blocking(move || write(&*staging, waiting));
+    let writing = task::spawn(write_aside(staging, waiting));
     let mut crc = 0;
     let complete = loop {
         match timeout(PATIENCE, frames.next()).await?? {
@@ -159,18 +186,57 @@ async fn take<S: AsyncRead + Unpin>(frames: &mut Frames<S>, staging: Arc<dyn Sta
     written.and_then(|()| if complete { Ok(()) } else { Err(broken("the state could not be written")) })
 }
 
-/// Writes what comes, on a thread of its own, until `None` says that it is all.
-fn write(staging: &dyn Staging, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<(), Error> {
-    let backend = staging.begin()?;
-    while let Some(chunk) = chunks.blocking_recv() {
-        let Some(chunk) = chunk else {
-            backend.flush()?;
-            return staging.keep(backend);
+/// A state on its way into its place.
+struct Incoming {
+    staging: Arc<dyn Staging>,
+    backend: Option<Arc<dyn Backend>>,
+}
+
+impl Incoming {
+    /// Takes what comes next, `None` after the last; returns whether that was all.
+    fn take(&mut self, chunk: Option<Bytes>) -> Result<bool, Error> {
+        let backend = match &self.backend {
+            Some(backend) => backend,
+            None => self.backend.insert(self.staging.begin()?),
         };
-        let batch = batch(chunk).map_err(Error::Storage)?;
-        backend.write(batch)?;
+        if let Some(chunk) = chunk {
+            backend.write(batch(chunk).map_err(Error::Storage)?)?;
+            return Ok(false);
+        }
+        backend.flush()?;
+        self.backend.take().map_or(Ok(()), |backend| self.staging.keep(backend))?;
+        Ok(true)
     }
-    Err(Error::Storage("the state has ended too early".to_owned()))
+}
+
+fn too_early() -> Error {
+    Error::Storage("the state has ended too early".to_owned())
+}
+
+/// Writes what comes, beside all else, until `None` says that it is all.
+#[cfg(not(feature = "sim"))]
+async fn write_aside(staging: Arc<dyn Staging>, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<(), Error> {
+    let write = move || {
+        let mut incoming = Incoming { staging, backend: None };
+        while let Some(chunk) = chunks.blocking_recv() {
+            if incoming.take(chunk)? {
+                return Ok(());
+            }
+        }
+        Err(too_early())
+    };
+    crate::task::blocking(write).await.map_err(|e| Error::Storage(e.to_string()))?
+}
+
+#[cfg(feature = "sim")]
+async fn write_aside(staging: Arc<dyn Staging>, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<(), Error> {
+    let mut incoming = Incoming { staging, backend: None };
+    while let Some(chunk) = chunks.recv().await {
+        if incoming.take(chunk)? {
+            return Ok(());
+        }
+    }
+    Err(too_early())
 }
 
 fn batch(chunk: Bytes) -> Result<Batch, String> {

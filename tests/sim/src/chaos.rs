@@ -1,0 +1,255 @@
+//! What goes wrong, and when: drawn from the seed.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use kelson_raft::{Change, Error, Node, sim::Crash};
+
+use crate::{dice::Dice, member::Member, net::url, poll::pause, world::World};
+
+/// The first id of members that replace others.
+const NEWCOMERS: u64 = 10;
+
+/// Lets things go wrong for a while. What has begun by then may end later.
+pub async fn rage(world: &Arc<World>, lasting: Duration) {
+    let dice = world.dice.fork(3);
+    // Whoever stands in the way of founding finds only that.
+    pause(dice.ms(200, 1_500)).await;
+    let mut chaos = Chaos { world: world.clone(), dice, newcomer: NEWCOMERS, replacing: None };
+    while world.now() < lasting {
+        chaos.strike();
+        pause(chaos.dice.ms(20, 900)).await;
+    }
+    if let Some(replacing) = chaos.replacing {
+        world.net.heal();
+        // A member that is being replaced while nobody answers gives up by itself.
+        if replacing.await.is_err() {
+            world.violate("the replacement of a member has panicked".to_owned());
+        }
+    }
+}
+
+struct Chaos {
+    world: Arc<World>,
+    dice: Dice,
+    newcomer: u64,
+    replacing: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Chaos {
+    fn ids(&self) -> Vec<u64> {
+        self.world.members().iter().map(|member| member.id).collect()
+    }
+
+    fn member(&self) -> Option<Arc<Member>> {
+        self.dice.pick(&self.world.members())
+    }
+
+    /// The one that leads, as far as it knows.
+    fn leader(&self) -> Option<(Arc<Member>, Node)> {
+        let led = |member: Arc<Member>| {
+            let (node, _) = member.running()?;
+            node.is_leader().then_some((member, node))
+        };
+        self.world.members().into_iter().filter_map(led).max_by_key(|(_, node)| node.status().term)
+    }
+
+    fn strike(&mut self) {
+        match self.dice.below(24) {
+            0..5 => self.world.net.heal(),
+            5 | 6 => self.split(),
+            7 => self.isolate(),
+            8 => self.one_way(),
+            9 | 10 => self.kill(),
+            11 => self.kill_all(),
+            12 => self.restart(),
+            13 => self.slow_way(),
+            14 => self.world.net.lose(self.dice.between(1, 15)),
+            15 => self.reset(),
+            16 | 17 => self.slow_disk(),
+            18 => self.break_disk(),
+            19 | 20 => self.transfer(),
+            21 => self.jump(),
+            _ => self.replace(),
+        }
+    }
+
+    fn note(&self, what: impl AsRef<str>) {
+        self.world.note(what);
+    }
+
+    /// Two groups that do not hear each other.
+    fn split(&self) {
+        let (one, other): (Vec<u64>, Vec<u64>) = self.ids().into_iter().partition(|_| self.dice.percent(50));
+        self.note(format!("{one:?} and {other:?} are apart"));
+        for a in &one {
+            self.world.net.cut(other.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
+        }
+    }
+
+    /// The leader alone.
+    fn isolate(&self) {
+        let Some((leader, _)) = self.leader() else { return };
+        self.note(format!("leader {} is alone", leader.id));
+        self.world.net.cut(self.ids().into_iter().flat_map(|other| [(leader.id, other), (other, leader.id)]));
+    }
+
+    /// Nothing comes from a member, but it hears the others; or the other way round.
+    fn one_way(&self) {
+        let Some(member) = self.member() else { return };
+        let deaf = self.dice.percent(50);
+        self.note(format!("member {} is {}", member.id, if deaf { "deaf" } else { "mute" }));
+        let way = |other: u64| if deaf { (other, member.id) } else { (member.id, other) };
+        self.world.net.cut(self.ids().into_iter().map(way));
+    }
+
+    fn crash(&self) -> Crash {
+        match self.dice.below(3) {
+            0 => Crash::Kill,
+            1 => Crash::Power { kept: 0 },
+            _ => Crash::Power { kept: self.dice.below(1001) as usize },
+        }
+    }
+
+    fn kill(&self) {
+        let victim = if self.dice.percent(40) { self.leader().map(|(member, _)| member) } else { self.member() };
+        let Some(victim) = victim else { return };
+        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
+        self.note(format!("member {} ends: {how:?}, for {} ms", victim.id, down.as_millis()));
+        victim.kill(&self.world, how, down);
+    }
+
+    fn kill_all(&self) {
+        self.note("the power is off");
+        for member in self.world.members() {
+            let kept = if self.dice.percent(50) { 0 } else { self.dice.below(1001) as usize };
+            member.kill(&self.world, Crash::Power { kept }, self.dice.ms(0, 400));
+        }
+    }
+
+    /// In order.
+    fn restart(&self) {
+        let Some((node, _)) = self.member().and_then(|member| member.running()) else { return };
+        self.note(format!("member {} is restarted", node.status().member_id));
+        tokio::spawn(async move { drop(node.shutdown().await) });
+    }
+
+    fn slow_way(&self) {
+        let (Some(from), Some(to)) = (self.member(), self.member()) else { return };
+        let ms = self.dice.between(20, 400);
+        self.note(format!("the way from {} to {} takes up to {ms} ms", from.id, to.id));
+        self.world.net.slow((from.id, to.id), ms);
+    }
+
+    fn reset(&self) {
+        let (Some(one), Some(other)) = (self.member(), self.member()) else { return };
+        self.note(format!("streams between {} and {} are reset", one.id, other.id));
+        self.world.net.reset(|ends| ends.contains(&one.id) && ends.contains(&other.id));
+    }
+
+    fn slow_disk(&self) {
+        let Some(member) = self.member() else { return };
+        let ms = self.dice.pick(&[1, 4, 30, 300]).unwrap_or(4);
+        self.note(format!("syncs of member {} take up to {ms} ms", member.id));
+        member.pace.usual.store(ms, Relaxed);
+    }
+
+    fn break_disk(&self) {
+        let Some(member) = self.member() else { return };
+        self.note(format!("the disk of member {} fails", member.id));
+        member.pace.broken.store(true, Relaxed);
+    }
+
+    fn transfer(&self) {
+        let (Some((leader, node)), Some(next)) = (self.leader(), self.member()) else { return };
+        self.note(format!("member {} is to lead after {}", next.id, leader.id));
+        // It may be refused, or come to nothing.
+        tokio::spawn(async move { drop(node.transfer_leader(next.id).await) });
+    }
+
+    fn jump(&self) {
+        let Some(member) = self.member() else { return };
+        let ahead = self.dice.ms(100, 3_000);
+        self.note(format!("the clock of member {} jumps {} ms ahead", member.id, ahead.as_millis()));
+        member.jump(u64::try_from(ahead.as_millis()).unwrap_or(0));
+        self.world.jumps.lock().push((self.world.now(), ahead));
+    }
+
+    /// One member goes and another comes, one at a time.
+    fn replace(&mut self) {
+        if self.replacing.as_ref().is_some_and(|replacing| !replacing.is_finished()) {
+            return;
+        }
+        let Some(victim) = self.member() else { return };
+        let newcomer = self.newcomer;
+        self.newcomer += 1;
+        let change = Replacement { world: self.world.clone(), dice: self.dice.fork(newcomer), victim, newcomer };
+        self.note(format!("member {} is to be replaced by {newcomer}", change.victim.id));
+        self.replacing = Some(tokio::spawn(change.make()));
+    }
+}
+
+struct Replacement {
+    world: Arc<World>,
+    dice: Dice,
+    victim: Arc<Member>,
+    newcomer: u64,
+}
+
+impl Replacement {
+    async fn make(self) {
+        let (id, learner) = (self.newcomer, self.dice.percent(50));
+        let add = || Change::Add { id, peer_urls: vec![url(id)], learner };
+        // The new one first, or the old one.
+        let first = self.dice.percent(50);
+        if first && !self.add(add(), learner).await {
+            return;
+        }
+        self.world.remove(self.victim.id);
+        if self.change(Change::Remove { id: self.victim.id }).await {
+            pause(self.dice.ms(0, 1_000)).await;
+            self.world.note(format!("member {} is gone", self.victim.id));
+            self.victim.retire(&self.world);
+        }
+        if !first {
+            self.add(add(), learner).await;
+        }
+    }
+
+    async fn add(&self, add: Change, learner: bool) -> bool {
+        if !self.change(add).await {
+            return false;
+        }
+        self.world.start(Vec::new(), self.newcomer);
+        if learner {
+            pause(self.dice.ms(100, 1_500)).await;
+            self.change(Change::Promote { id: self.newcomer }).await;
+        }
+        true
+    }
+
+    /// Makes a change at any member; whether it holds.
+    async fn change(&self, change: Change) -> bool {
+        for _ in 0..6 {
+            pause(self.dice.ms(10, 500)).await;
+            let Some((node, life)) = self.dice.pick(&self.world.members()).and_then(|member| member.running()) else {
+                continue;
+            };
+            let made = tokio::select! {
+                biased;
+                () = life.over() => Err(Error::Stopped),
+                made = node.change_members(change.clone()) => made,
+            };
+            self.world.note(format!("{change:?}: {made:?}"));
+            match (made, &change) {
+                (Ok(()), _) | (Err(Error::MemberExists), Change::Add { .. }) => return true,
+                (Err(Error::NoMember), Change::Remove { .. }) => return true,
+                (Err(Error::NotALearner), Change::Promote { .. }) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+}

@@ -174,7 +174,7 @@ proptest! {
         arrived in prop::collection::vec(any::<bool>(), 1..12),
         arrived_again in prop::collection::vec(any::<bool>(), 1..4),
     ) {
-        let [dir, before, torn, again] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let [dir, before, after, torn, again] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
         let mut pair = Pair::new(dir.path());
         for (seed, step) in steps.iter().enumerate() {
             pair.step(step, seed, dir.path());
@@ -186,7 +186,8 @@ proptest! {
         copy(dir.path(), before.path());
         let old = pair.model.clone();
         pair.step(&Step::Put(last), 1, dir.path());
-        tear(before.path(), dir.path(), torn.path(), &arrived);
+        copy(dir.path(), after.path());
+        tear(before.path(), after.path(), torn.path(), &arrived);
 
         let disk = SegmentDisk::open(torn.path()).unwrap().with_fsync(false);
         let found = content(&disk);
@@ -197,7 +198,9 @@ proptest! {
         let image = tempfile::tempdir().unwrap();
         copy(torn.path(), image.path());
         short.write(&[Change::Meta { name: Meta::Vote, record: vec![3; 600] }], true);
-        tear(image.path(), torn.path(), again.path(), &arrived_again);
+        let left = tempfile::tempdir().unwrap();
+        copy(torn.path(), left.path());
+        tear(image.path(), left.path(), again.path(), &arrived_again);
         let disk = SegmentDisk::open(again.path()).unwrap();
         prop_assert!([&found, &short.model].contains(&&content(&disk)));
     }

@@ -1,7 +1,9 @@
 //! The log on disk against a log in memory, and what of it survives a power cut.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -127,17 +129,43 @@ fn copy_once(from: &Path, to: &Path, copied: &mut Vec<PathBuf>) -> io::Result<()
     Ok(())
 }
 
+/// The files of a log: name, number of the file whatever its name, content.
+type Image = Vec<(OsString, u64, Vec<u8>)>;
+
+/// What a log has on disk. A spare file may get its name meanwhile: then it is looked at anew.
+fn image(dir: &Path) -> Image {
+    loop {
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            let file = entry.metadata()?;
+            if !file.is_file() {
+                return Ok(None);
+            }
+            Ok(Some((entry.file_name(), file.ino(), fs::read(entry.path())?)))
+        };
+        let all: io::Result<Vec<_>> = fs::read_dir(dir).unwrap().map(read).collect();
+        match all {
+            Ok(all) => return all.into_iter().flatten().collect(),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+}
+
 /// The directory `torn` becomes what a power cut leaves of the step from `before` to `after`: of each sector that
-/// differs, one or the other, as `arrived` says.
-fn tear(before: &Path, after: &Path, torn: &Path, arrived: &[bool]) {
+/// differs, one or the other, as `arrived` says. A spare file that was given a name held what it held then. Files of the log
+/// go only when what makes them superfluous is synced: here they are still there.
+fn tear(before: &Image, after: &Image, torn: &Path, arrived: &[bool]) {
     let mut number = 0;
-    for entry in fs::read_dir(after).unwrap().map(|entry| entry.unwrap()) {
-        let name = entry.file_name();
-        if !entry.file_type().unwrap().is_file() {
+    for (name, _, bytes) in before {
+        fs::write(torn.join(name), bytes).unwrap();
+    }
+    for (name, file, bytes) in after {
+        let was = before.iter().find(|(_, other, _)| other == file);
+        if was.is_some_and(|(old, ..)| old != name && old != spare::SPARE) {
             continue;
         }
-        let mut bytes = fs::read(entry.path()).unwrap();
-        let old = fs::read(before.join(&name)).unwrap_or_default();
+        let (mut bytes, nothing) = (bytes.clone(), Vec::new());
+        let old = was.map_or(&nothing, |(_, _, old)| old);
         for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
             let old = old.get(at * SECTOR..).map_or(&[][..], |old| &old[..old.len().min(sector.len())]);
             let keeps = *sector == *old || arrived[number % arrived.len()];
@@ -174,7 +202,7 @@ proptest! {
         arrived in prop::collection::vec(any::<bool>(), 1..12),
         arrived_again in prop::collection::vec(any::<bool>(), 1..4),
     ) {
-        let [dir, before, after, torn, again] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let [dir, torn, again] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
         let mut pair = Pair::new(dir.path());
         for (seed, step) in steps.iter().enumerate() {
             pair.step(step, seed, dir.path());
@@ -183,11 +211,10 @@ proptest! {
         // Nobody makes a file meanwhile.
         let preparation = pair.disk.writer.lock().preparation.take();
         drop(preparation.and_then(Preparation::end));
-        copy(dir.path(), before.path());
+        let before = image(dir.path());
         let old = pair.model.clone();
         pair.step(&Step::Put(last), 1, dir.path());
-        copy(dir.path(), after.path());
-        tear(before.path(), after.path(), torn.path(), &arrived);
+        tear(&before, &image(dir.path()), torn.path(), &arrived);
 
         let disk = SegmentDisk::open(torn.path()).unwrap().with_fsync(false);
         let found = content(&disk);
@@ -195,12 +222,9 @@ proptest! {
         // A shorter one comes where the torn one was, and is torn in turn.
         drop(disk);
         let mut short = Pair { disk: SegmentDisk::open(torn.path()).unwrap(), model: found.clone(), ..pair };
-        let image = tempfile::tempdir().unwrap();
-        copy(torn.path(), image.path());
+        let before = image(torn.path());
         short.write(&[Change::Meta { name: Meta::Vote, record: vec![3; 600] }], true);
-        let left = tempfile::tempdir().unwrap();
-        copy(torn.path(), left.path());
-        tear(image.path(), left.path(), again.path(), &arrived_again);
+        tear(&before, &image(torn.path()), again.path(), &arrived_again);
         let disk = SegmentDisk::open(again.path()).unwrap();
         prop_assert!([&found, &short.model].contains(&&content(&disk)));
     }

@@ -57,6 +57,9 @@ impl Pace {
     }
 }
 
+/// Pause before a start that has failed is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// The usual upper bound of [`Pace::usual`].
 pub const QUICK: u64 = 4;
 
@@ -203,8 +206,11 @@ impl Member {
                 Some(Err(error)) => {
                     if !self.pace.failed.load(Relaxed) {
                         world.violate(format!("member {} cannot be started: {error}", self.id));
+                        self.retire(&world);
                     }
+                    life.kill();
                     self.repair(&world);
+                    pause(AGAIN).await;
                 }
                 Some(Ok(node)) => self.run(&world, &life, node).await,
             }
@@ -233,7 +239,10 @@ impl Member {
             Ok(()) | Err(Error::Replaced) => {}
             Err(Error::Removed) if world.is_removing(self.id) => state.gone = true,
             Err(_) if self.pace.failed.load(Relaxed) => {}
-            Err(error) => world.violate(format!("member {} has ended by itself: {error}", self.id)),
+            Err(error) => {
+                world.violate(format!("member {} has ended by itself: {error}", self.id));
+                state.gone = true;
+            }
         }
         drop(state);
         life.kill();

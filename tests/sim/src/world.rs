@@ -219,7 +219,7 @@ impl World {
         let mut found = Vec::new();
         durability::check(&told, &truth, &mut found);
         register::check(&told, &truth, &mut found);
-        order::check(&told, &mut found);
+        found.extend(order::check(&told.answers));
         answers::check(&told, &truth, &mut found);
         compaction::check(&told, &mut found);
         lease::check(&told, &truth, &self.jumps.lock(), &mut found);

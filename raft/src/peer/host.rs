@@ -169,10 +169,18 @@ impl Host {
     }
 
     async fn answer(&self, from: u64, kind: Kind, body: Bytes) -> Result<Vec<u8>, Error> {
-        let wrong = |why: String| Error::Storage(format!("a member's call cannot be read: {why}"));
         if !matches!(kind, Kind::Append | Kind::Transfer) && self.has_removed(from) {
             return Err(Error::Removed);
         }
+        match self.carry_out(kind, body).await {
+            // Somebody says so of this member; whoever asks it must not take that for itself.
+            Err(Error::Removed) => Err(Error::NoLeader),
+            answer => answer,
+        }
+    }
+
+    async fn carry_out(&self, kind: Kind, body: Bytes) -> Result<Vec<u8>, Error> {
+        let wrong = |why: String| Error::Storage(format!("a member's call cannot be read: {why}"));
         match kind {
             Kind::Vote => {
                 let mut request = message::vote_request(body).map_err(wrong)?;

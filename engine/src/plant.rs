@@ -24,6 +24,8 @@ pub enum Bug {
     LeaderRenewsAlone,
     /// A new leader goes on with the deadlines of leases that it has counted while another one led.
     LeaseCarriedOver,
+    /// A new leader counts the deadlines of leases before it has applied what earlier ones have left in the log.
+    LeaseCountedEarly,
     /// A renewal leaves a checkpoint standing that notes less than it has promised.
     RenewalNotNoted,
     /// A leader's revocations of leases are proposed by whoever leads when their turn comes.
@@ -39,7 +41,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::AnswerBeforeSync,
         Bug::VoteForgotten,
         Bug::StaleDurable,
@@ -50,6 +52,7 @@ impl Bug {
         Bug::LostIsRetried,
         Bug::LeaderRenewsAlone,
         Bug::LeaseCarriedOver,
+        Bug::LeaseCountedEarly,
         Bug::RenewalNotNoted,
         Bug::RevokedInAnyTerm,
         Bug::PurgeBeforeFlush,

@@ -126,7 +126,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     settle(&config, &parts, &engine)?;
     let (log, log_thread) = LogStore::open(parts.disk.clone(), config.log_tail_bytes).map_err(|e| storage(&e))?;
     let reader = engine.reader();
-    let leases = Arc::new(Leases::new(config.clock.clone(), config.lease_checkpoint, reader.clone()));
+    let leases = Arc::new(Leases::new(config.node_id, config.clock.clone(), config.lease_checkpoint, reader.clone()));
     let wanted = Arc::new(Notify::new());
     let thresholds = Thresholds { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
     let compaction = Arc::new(Compaction::new());
@@ -142,9 +142,8 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     forward.follow(raft.metrics());
     lead(&raft, &config).await?;
     reader.forget_tokens();
-    match forward.lead() {
-        Some(lead) => leases.lead(lead.term),
-        None => leases.start(),
+    if forward.lead().is_none_or(|lead| leases.lead(lead.term).is_err()) {
+        leases.start();
     }
 
     let barrier = Arc::new(Barrier::new(config.max_inflight));

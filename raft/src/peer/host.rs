@@ -222,7 +222,7 @@ impl Host {
             Kind::Left => {
                 let id = message::number(body).map_err(wrong)?.cast_signed();
                 let term = self.leads().ok_or(Error::NoLeader)?;
-                Ok(message::encode_seconds(self.leases.remaining(id, term)))
+                self.leases.remaining(id, term).map(message::encode_seconds)
             }
             Kind::Change => {
                 let change = message::change(body).map_err(wrong)?;

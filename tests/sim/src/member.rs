@@ -104,7 +104,7 @@ impl Knobs {
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
-            checkpoint_ms: pick(&[700, 1500, 300_000]),
+            checkpoint_ms: pick(&[1_200, 2_500, 300_000]),
         }
     }
 }

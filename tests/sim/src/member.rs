@@ -100,7 +100,7 @@ impl Knobs {
     pub fn draw(dice: &Dice) -> Knobs {
         let pick = |from: &[u64]| dice.pick(from).unwrap_or(1);
         Knobs {
-            snapshot_entries: pick(&[10, 25, 80, 100_000]),
+            snapshot_entries: pick(&[40, 80, 200, 100_000]),
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,

@@ -14,7 +14,7 @@ use crate::{
 /// Until all members that there are have caught up with the leader.
 const TOGETHER: Duration = Duration::from_secs(20);
 /// For one request.
-const SERVED: Duration = Duration::from_secs(4);
+const SERVED: Duration = Duration::from_secs(6);
 /// Until the last lease has run out, and whatever was under way is done.
 const QUIET: Duration = Duration::from_secs(15);
 

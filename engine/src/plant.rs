@@ -32,6 +32,8 @@ pub enum Bug {
     RevokedInAnyTerm,
     /// The log is dropped in front of a state that has not been flushed.
     PurgeBeforeFlush,
+    /// A state that has come is kept though this member has got further meanwhile, and what its log has beyond goes.
+    OldStateKept,
     /// A state that is sent to another member lacks the leases.
     StateWithoutLeases,
     /// A read at a compacted revision is answered with what is left.
@@ -41,7 +43,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AnswerBeforeSync,
         Bug::VoteForgotten,
         Bug::StaleDurable,
@@ -56,6 +58,7 @@ impl Bug {
         Bug::RenewalNotNoted,
         Bug::RevokedInAnyTerm,
         Bug::PurgeBeforeFlush,
+        Bug::OldStateKept,
         Bug::StateWithoutLeases,
         Bug::CompactedIsAnswered,
         Bug::GapIsSkipped,

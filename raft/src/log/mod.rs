@@ -178,6 +178,10 @@ pub(crate) fn purged_end(disk: &dyn Disk) -> io::Result<u64> {
 /// log behind that entry stays only if the entry itself is there, since else it can never be committed.
 pub(crate) fn follow(disk: &dyn Disk, applied: LogId) -> io::Result<()> {
     let index = applied.index;
+    if purged_end(disk)? > index && !planted(Bug::OldStateKept) {
+        // It begins right behind the state.
+        return Ok(());
+    }
     let bounds = disk.bounds()?;
     if bounds.is_some_and(|(first, last)| (first..=last).contains(&index)) {
         let found = load(disk, index..index + 1, READ_BYTES)?;

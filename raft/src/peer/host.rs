@@ -115,7 +115,8 @@ impl Host {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Ok(_one) = self.receiving.try_lock() else { return Err(io::ErrorKind::ResourceBusy.into()) };
-        let applied = || self.reader.applied().map_or(0, |applied| applied.index);
+        let reader = self.reader.clone();
+        let applied = move || reader.applied().map_or(0, |applied| applied.index);
         if state::receive(frames, applied, self.staging.clone()).await? {
             tracing::info!("a whole state has come: starting again from it");
             // Whoever else ended the node was first.

@@ -57,21 +57,21 @@ impl Chaos {
     }
 
     fn strike(&mut self) {
-        match self.dice.below(24) {
+        match self.dice.below(28) {
             0..5 => self.world.net.heal(),
             5 | 6 => self.split(),
-            7 => self.isolate(),
-            8 => self.one_way(),
-            9 | 10 => self.kill(),
-            11 => self.kill_all(),
-            12 => self.restart(),
-            13 => self.slow_way(),
-            14 => self.world.net.lose(self.dice.between(1, 15)),
-            15 => self.reset(),
-            16 | 17 => self.slow_disk(),
-            18 => self.break_disk(),
-            19 | 20 => self.transfer(),
-            21 => self.jump(),
+            7 | 8 => self.isolate(),
+            9 => self.one_way(),
+            10..13 => self.kill(),
+            13 | 14 => self.kill_all(),
+            15 => self.restart(),
+            16 => self.slow_way(),
+            17 => self.world.net.lose(self.dice.between(1, 15)),
+            18 => self.reset(),
+            19..22 => self.slow_disk(),
+            22 => self.break_disk(),
+            23 | 24 => self.transfer(),
+            25 => self.jump(),
             _ => self.replace(),
         }
     }
@@ -151,7 +151,7 @@ impl Chaos {
 
     fn slow_disk(&self) {
         let Some(member) = self.member() else { return };
-        let ms = self.dice.pick(&[1, 4, 30, 300]).unwrap_or(4);
+        let ms = self.dice.pick(&[1, 4, 30, 100, 300]).unwrap_or(4);
         self.note(format!("syncs of member {} take up to {ms} ms", member.id));
         member.pace.usual.store(ms, Relaxed);
     }

@@ -60,9 +60,6 @@ impl Pace {
 /// Pause before a start that has failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// The usual upper bound of [`Pace::usual`].
-pub const QUICK: u64 = 4;
-
 /// See the module's documentation.
 pub struct Member {
     pub id: u64,
@@ -94,6 +91,8 @@ pub struct Knobs {
     pub tail_bytes: usize,
     pub batch_commands: usize,
     pub checkpoint_ms: u64,
+    /// How long a synced write takes at most, in milliseconds, while nothing is wrong with the disk.
+    pub sync_ms: u64,
 }
 
 impl Knobs {
@@ -104,15 +103,17 @@ impl Knobs {
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
-            checkpoint_ms: pick(&[1_200, 2_500, 300_000]),
+            checkpoint_ms: pick(&[1_200, 1_200, 2_500, 300_000]),
+            sync_ms: pick(&[1, 4, 4, 25]),
         }
     }
 }
 
 impl Member {
-    pub fn new(id: u64, founders: Vec<u64>, dice: Dice) -> Member {
+    pub fn new(id: u64, founders: Vec<u64>, knobs: Knobs, dice: Dice) -> Member {
         let clock = JumpingClock { begun: Instant::now(), ahead_ms: AtomicU64::new(dice.below(1_000_000)) };
-        let pace = Arc::new(Pace { dice, usual: AtomicU64::new(QUICK), broken: false.into(), failed: false.into() });
+        let pace =
+            Arc::new(Pace { dice, usual: AtomicU64::new(knobs.sync_ms), broken: false.into(), failed: false.into() });
         let paced = pace.clone();
         let medium = Medium::new(move || paced.next());
         Member { id, medium, pace, clock: Arc::new(clock), founders, state: Mutex::default() }

@@ -152,7 +152,7 @@ impl World {
 
     /// Starts a member; one without founders joins.
     pub fn start(self: &Arc<Self>, founders: Vec<u64>, id: u64) {
-        let member = Arc::new(Member::new(id, founders, self.dice.fork(100 + id)));
+        let member = Arc::new(Member::new(id, founders, self.knobs, self.dice.fork(100 + id)));
         self.members.lock().insert(id, member.clone());
         tokio::spawn(member.live(self.clone()));
     }

@@ -6,7 +6,7 @@ use kelson_engine::{Command, command::Put};
 use kelson_raft::{Error, Node, sim::Crash};
 
 use crate::{
-    member::{Member, QUICK},
+    member::Member,
     poll::{pause, until},
     world::World,
 };
@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_secs(15);
 pub async fn recovers(world: &Arc<World>) {
     world.net.heal();
     for member in world.members() {
-        member.pace.usual.store(QUICK, std::sync::atomic::Ordering::Relaxed);
+        member.pace.usual.store(world.knobs.sync_ms, std::sync::atomic::Ordering::Relaxed);
         member.pace.broken.store(false, std::sync::atomic::Ordering::Relaxed);
     }
     // Down times that were drawn before end by themselves.

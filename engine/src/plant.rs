@@ -6,10 +6,12 @@
 pub enum Bug {
     /// The log says that it is synced before it is.
     AnswerBeforeSync,
+    /// What a killed process has written and not synced is taken for durable by the next one.
+    UnsyncedAtStart,
     /// A vote is kept in memory only.
     VoteForgotten,
-    /// After a truncation the log takes entries for durable that are yet to be written.
-    StaleDurable,
+    /// Entries of the log leave memory before they are on disk.
+    ForgottenEarly,
     /// A member votes for who has less of the log than itself.
     VoteForAnybody,
     /// The leader takes what it has sent for what a follower has.
@@ -43,10 +45,11 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AnswerBeforeSync,
+        Bug::UnsyncedAtStart,
         Bug::VoteForgotten,
-        Bug::StaleDurable,
+        Bug::ForgottenEarly,
         Bug::VoteForAnybody,
         Bug::SentIsStored,
         Bug::LeaderReadsAlone,

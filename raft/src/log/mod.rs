@@ -342,7 +342,8 @@ impl RaftLogStorage<Types> for LogStore {
                 state.last = Some(entry.log_id());
                 state.tail.push(entry.clone());
             }
-            state.tail.shrink(self.0.tail_bytes, self.0.shared.durable());
+            let durable = if planted(Bug::ForgottenEarly) { Some(u64::MAX) } else { self.0.shared.durable() };
+            state.tail.shrink(self.0.tail_bytes, durable);
         }
         self.send(Request::Append { entries, done: callback })
     }

@@ -225,9 +225,7 @@ impl Writer {
                 Request::Truncate { from, .. } => {
                     sync = true;
                     changes.push(Change::Truncate { from: *from });
-                    if !planted(Bug::StaleDurable) {
-                        durable_end = Some(*from);
-                    }
+                    durable_end = Some(*from);
                 }
                 // Losing a purge loses nothing, so it waits for somebody else's sync.
                 Request::Purge { upto } => {

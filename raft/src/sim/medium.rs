@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kelson_engine::{Backend, MemoryBackend};
+use kelson_engine::{
+    Backend, MemoryBackend,
+    plant::{Bug, planted},
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -19,7 +22,7 @@ use crate::{
 /// How a member's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// What was written is there.
+    /// What was written is there, synced or not, until the power goes.
     Kill,
     /// Of what was not synced, this many thousandths are there, from the front.
     Power { kept: usize },
@@ -87,6 +90,10 @@ impl Medium {
             (inner.state, inner.received) = (received, true);
         }
         inner.log.leave();
+        // As the log's files do when they are opened.
+        if !planted(Bug::UnsyncedAtStart) {
+            inner.log.sync();
+        }
         let mut parts = Parts::of(inner.log.clone(), inner.state.clone());
         parts.staging = self.incoming.clone();
         parts.received = inner.received;
@@ -101,11 +108,10 @@ impl Medium {
     /// The process is gone; `kept` of the writes of the state that were not flushed have reached the disk by themselves.
     pub fn crash(&self, how: Crash, kept: usize) {
         let mut inner = self.inner.lock();
-        let content = match how {
-            Crash::Kill => inner.log.written(),
-            Crash::Power { kept } => inner.log.cut(kept),
-        };
-        inner.log = Arc::new(SimDisk::new(content, self.pace.clone()));
+        inner.log = Arc::new(match how {
+            Crash::Kill => inner.log.left(),
+            Crash::Power { kept } => SimDisk::new(inner.log.cut(kept), self.pace.clone()),
+        });
         inner.state = Arc::new(inner.state.crashed(kept));
     }
 

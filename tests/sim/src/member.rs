@@ -93,18 +93,21 @@ pub struct Knobs {
     pub checkpoint_ms: u64,
     /// How long a synced write takes at most, in milliseconds, while nothing is wrong with the disk.
     pub sync_ms: u64,
+    /// Bytes of a whole state that are sent in a second.
+    pub state_rate: u64,
 }
 
 impl Knobs {
     pub fn draw(dice: &Dice) -> Knobs {
         let pick = |from: &[u64]| dice.pick(from).unwrap_or(1);
         Knobs {
-            snapshot_entries: pick(&[40, 80, 200, 100_000]),
+            snapshot_entries: pick(&[30, 60, 200, 100_000]),
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
             checkpoint_ms: pick(&[1_200, 1_200, 2_500, 300_000]),
             sync_ms: pick(&[1, 4, 4, 25]),
+            state_rate: pick(&[40_000, 64 << 20]),
         }
     }
 }
@@ -185,6 +188,7 @@ impl Member {
             lease_checkpoint: Duration::from_millis(world.knobs.checkpoint_ms),
             snapshot_entries: world.knobs.snapshot_entries,
             kept_flushes: world.knobs.kept_flushes,
+            state_rate: world.knobs.state_rate,
             log_tail_bytes: world.knobs.tail_bytes,
             max_batch_commands: world.knobs.batch_commands,
             ..Config::new(format!("member{}", self.id), Data::Memory)
@@ -248,7 +252,7 @@ impl Member {
         drop(state);
         life.kill();
         world.net.unplug(self.id, false);
-        if ended.is_err_and(|error| error != Error::Replaced) {
+        if self.pace.failed.load(Relaxed) {
             self.repair(world);
         }
     }

@@ -334,7 +334,8 @@ fn settings(config: &Config) -> Result<openraft::Config, Error> {
 /// Founds the group if there is none yet; a group of one elects its only voter at once, without waiting for a
 /// timeout that could serve no purpose. Returns when that has applied the whole log, or there are others.
 async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
-    if !raft.is_initialized().await.map_err(|e| fatal(&e))? {
+    let founds = !raft.is_initialized().await.map_err(|e| fatal(&e))?;
+    if founds {
         if config.joins {
             // The leader tells who the members are.
             return Ok(());
@@ -352,8 +353,10 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
             if let Err(e) = &now.running_state {
                 return Err(fatal(e));
             }
-            // One that joins may have voted, or followed for a moment, without having been told yet who the members are.
-            if config.joins && now.membership_config.voter_ids().next().is_none() {
+            // One that joins may have voted, or followed for a moment, without having been told yet who the members are; and
+            // a founder may have lost power after its own founding gave way to another's, before it had that on disk. The
+            // leader tells them, maybe with its whole state, which only a member that runs can take.
+            if !founds && now.membership_config.voter_ids().next().is_none() {
                 return Ok(());
             }
             let others = now.membership_config.voter_ids().any(|id| id != config.node_id);

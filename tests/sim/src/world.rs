@@ -179,7 +179,12 @@ pub fn run(seed: u64, whole_trace: bool) -> Outcome {
         .expect("a runtime without I/O needs nothing");
     let world = runtime.block_on(async {
         let world = Arc::new(World::new(seed, whole_trace));
-        live(&world).await;
+        let living = world.clone();
+        // As a task: its panics are complaints like any other.
+        let lived = tokio::spawn(async move { live(&living).await }).await;
+        if lived.is_err() {
+            world.violate("the run has not come to its end".to_owned());
+        }
         world
     });
     // What is left of the members goes with the runtime, and what they know of each other.

@@ -11,7 +11,7 @@ use openraft::{
     ServerState,
     async_runtime::{Instant as _, WatchReceiver},
     errors::{ClientWriteError, RaftError},
-    raft::ClientWriteResult,
+    raft::{ClientWriteResult, VoteRequest},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -184,19 +184,13 @@ impl Host {
         let wrong = |why: String| Error::Storage(format!("a member's call cannot be read: {why}"));
         match kind {
             Kind::Vote => {
-                let mut request = message::vote_request(body).map_err(wrong)?;
-                if planted(Bug::VoteForAnybody) {
-                    let last = self.raft.metrics().borrow_watched().last_log_index;
-                    let at = crate::types::LogId::new(request.vote.leader_id, last.unwrap_or(0) + 1);
-                    request.last_log_id = request.last_log_id.max(Some(at));
-                }
-                let answer = self.raft.vote(request).await;
+                let answer = self.raft.vote(self.vote_request(body).map_err(wrong)?).await;
                 #[cfg(feature = "sim")]
                 answer.iter().for_each(crate::sim::voted);
                 answer.map(|answer| message::encode_vote_answer(&answer)).map_err(|error| stopped(&error))
             }
             Kind::PreVote => {
-                let answer = self.raft.pre_vote(message::vote_request(body).map_err(wrong)?).await;
+                let answer = self.raft.pre_vote(self.vote_request(body).map_err(wrong)?).await;
                 answer.map(|answer| message::encode_vote_answer(&answer)).map_err(|error| stopped(&error))
             }
             Kind::Append => {
@@ -231,6 +225,16 @@ impl Host {
                 self.changes.lead(&change).await.map(message::encode_number)
             }
         }
+    }
+
+    fn vote_request(&self, body: Bytes) -> message::Parsed<VoteRequest<Types>> {
+        let mut request = message::vote_request(body)?;
+        if planted(Bug::VoteForAnybody) {
+            let last = self.raft.metrics().borrow_watched().last_log_index;
+            let at = crate::types::LogId::new(request.vote.leader_id, last.unwrap_or(0) + 1);
+            request.last_log_id = request.last_log_id.max(Some(at));
+        }
+        Ok(request)
     }
 
     async fn renew(&self, id: i64, term: u64) -> Result<Option<i64>, Error> {

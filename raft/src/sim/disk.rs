@@ -58,6 +58,11 @@ impl SimDisk {
         SimDisk { live: MemoryDisk::with_content(self.live.content()), durable, pace: self.pace.clone() }
     }
 
+    /// Whether a power cut would lose something.
+    pub(super) fn is_unsynced(&self) -> bool {
+        !self.durable.lock().unsynced.is_empty()
+    }
+
     pub(super) fn with_durable<T>(&self, look: impl FnOnce(&Content) -> T) -> T {
         look(&self.durable.lock().content)
     }

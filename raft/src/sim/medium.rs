@@ -113,11 +113,23 @@ impl Medium {
             Crash::Power { kept } => SimDisk::new(inner.log.cut(kept), self.pace.clone()),
         });
         inner.state = Arc::new(inner.state.crashed(kept));
+        *self.incoming.open.lock() = None;
     }
 
     /// Writes of the state that a crash may lose.
     pub fn unflushed(&self) -> usize {
         self.inner.lock().state.unflushed()
+    }
+
+    /// Whether the log has writes that a power cut may lose.
+    pub fn is_unsynced(&self) -> bool {
+        self.inner.lock().log.is_unsynced()
+    }
+
+    /// Whether another member's state is on its way here.
+    pub fn is_receiving(&self) -> bool {
+        // Beside this one only whoever writes it holds it.
+        self.incoming.open.lock().as_ref().is_some_and(|state| Arc::strong_count(state) > 1)
     }
 
     /// What the log durably holds at `index`.

@@ -22,12 +22,44 @@ pub async fn rage(world: &Arc<World>, lasting: Duration) {
         chaos.strike();
         pause(chaos.dice.ms(20, 900)).await;
     }
+    world.aim.lock().take();
     if let Some(replacing) = chaos.replacing {
         world.net.heal();
         // A member that is being replaced while nobody answers gives up by itself.
         if replacing.await.is_err() {
-            world.violate("the replacement of a member has panicked".to_owned());
+            world.violate("panic", "the replacement of a member has panicked".to_owned());
         }
+    }
+}
+
+/// A member's end that is bound to a moment: see [`Chaos::aim`].
+pub struct Aim {
+    /// Entries that still pass.
+    skipped: u64,
+    after: Duration,
+    how: Crash,
+    down: Duration,
+}
+
+impl Aim {
+    /// A member has applied an entry before all others.
+    pub fn applied(world: &Arc<World>, member: &Arc<Member>) {
+        let mut aim = world.aim.lock();
+        if let Some(Aim { skipped: skipped @ 1.., .. }) = &mut *aim {
+            *skipped -= 1;
+            return;
+        }
+        let Some(Aim { after, how, down, .. }) = aim.take() else { return };
+        drop(aim);
+        let (world, member) = (world.clone(), member.clone());
+        // Not within the step that applies.
+        tokio::spawn(async move {
+            if !after.is_zero() {
+                pause(after).await;
+            }
+            world.note(format!("member {} ends: {how:?}, for {} ms", member.id, down.as_millis()));
+            member.kill(&world, how, down);
+        });
     }
 }
 
@@ -57,23 +89,42 @@ impl Chaos {
     }
 
     fn strike(&mut self) {
-        match self.dice.below(28) {
+        if self.dice.percent(40) && self.interrupt() {
+            return;
+        }
+        match self.dice.below(32) {
             0..5 => self.world.net.heal(),
             5 | 6 => self.split(),
             7 | 8 => self.isolate(),
-            9 => self.one_way(),
-            10..13 => self.kill(),
-            13 | 14 => self.kill_all(),
-            15 => self.restart(),
-            16 => self.slow_way(),
-            17 => self.world.net.lose(self.dice.between(1, 15)),
-            18 => self.reset(),
-            19..22 => self.slow_disk(),
-            22 => self.break_disk(),
-            23 | 24 => self.transfer(),
-            25 => self.jump(),
+            9 | 10 => self.one_way(),
+            11..14 => self.kill(),
+            14 | 15 => self.aim(),
+            16 | 17 => self.kill_all(),
+            18 => self.restart(),
+            19 => self.slow_way(),
+            20 => self.world.net.lose(self.dice.between(1, 15)),
+            21 => self.reset(),
+            22..25 => self.slow_disk(),
+            25 => self.slow_disks(),
+            26 => self.break_disk(),
+            27 | 28 => self.transfer(),
+            29 => self.jump(),
             _ => self.replace(),
         }
+    }
+
+    /// While a whole state is on its way to a member, the others are led by another one, or its sender ends.
+    fn interrupt(&self) -> bool {
+        let Some((leader, _)) = self.leader() else { return false };
+        let receiving = |member: &&Arc<Member>| member.id != leader.id && member.medium.is_receiving();
+        let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return false };
+        self.note(format!("member {receiver} is being sent the state"));
+        match self.dice.below(4) {
+            0 => self.transfer(),
+            1 => self.strike_at(&leader),
+            _ => self.isolate(),
+        }
+        true
     }
 
     fn note(&self, what: impl AsRef<str>) {
@@ -115,10 +166,27 @@ impl Chaos {
 
     fn kill(&self) {
         let victim = if self.dice.percent(40) { self.leader().map(|(member, _)| member) } else { self.member() };
-        let Some(victim) = victim else { return };
-        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
+        if let Some(victim) = victim {
+            self.strike_at(&victim);
+        }
+    }
+
+    fn strike_at(&self, victim: &Member) {
+        // What was being written then matters most to who comes back at once.
+        let most = if victim.medium.is_unsynced() && self.dice.percent(50) { 50 } else { 1_500 };
+        let (how, down) = (self.crash(), self.dice.ms(0, most));
         self.note(format!("member {} ends: {how:?}, for {} ms", victim.id, down.as_millis()));
         victim.kill(&self.world, how, down);
+    }
+
+    /// Whoever applies the next entry before all others, which is the leader, ends when it has, or soon after: it may have
+    /// answered, and the others do not know yet that the entry is committed.
+    fn aim(&self) {
+        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
+        let after = if self.dice.percent(50) { Duration::ZERO } else { self.dice.ms(0, 8) };
+        let skipped = self.dice.below(30);
+        self.note(format!("whoever applies an entry first ends: {how:?}, for {} ms", down.as_millis()));
+        *self.world.aim.lock() = Some(Aim { skipped, after, how, down });
     }
 
     fn kill_all(&self) {
@@ -154,6 +222,12 @@ impl Chaos {
         let ms = self.dice.pick(&[1, 4, 30, 100, 300]).unwrap_or(4);
         self.note(format!("syncs of member {} take up to {ms} ms", member.id));
         member.pace.usual.store(ms, Relaxed);
+    }
+
+    fn slow_disks(&self) {
+        let ms = self.dice.pick(&[30, 100, 300]).unwrap_or(30);
+        self.note(format!("all syncs take up to {ms} ms"));
+        self.world.members().iter().for_each(|member| member.pace.usual.store(ms, Relaxed));
     }
 
     fn break_disk(&self) {

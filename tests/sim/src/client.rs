@@ -338,7 +338,7 @@ impl Client {
                 let result = if response.succeeded { Swapped::Done } else { Swapped::Refused(found.flatten()) };
                 Action::Swap { from, to: Some(number), result }
             }
-            (Ok(other), _) => return self.world.violate(format!("{wanted:?} was answered with {other:?}")),
+            (Ok(other), _) => return self.world.violate("answers", format!("{wanted:?} was answered with {other:?}")),
         };
         self.world.told.lock().registers[at].push(Call { start, end, action });
     }

@@ -107,7 +107,7 @@ impl Knobs {
             batch_commands: pick(&[1, 3, 1024]) as usize,
             checkpoint_ms: pick(&[1_200, 1_200, 2_500, 300_000]),
             sync_ms: pick(&[1, 4, 4, 25]),
-            state_rate: pick(&[40_000, 64 << 20]),
+            state_rate: pick(&[10_000, 40_000, 64 << 20]),
         }
     }
 }
@@ -210,7 +210,7 @@ impl Member {
                 None => {}
                 Some(Err(error)) => {
                     if !self.pace.failed.load(Relaxed) {
-                        world.violate(format!("member {} cannot be started: {error}", self.id));
+                        world.violate("running", format!("member {} cannot be started: {error}", self.id));
                         self.retire(&world);
                     }
                     life.kill();
@@ -245,7 +245,7 @@ impl Member {
             Err(Error::Removed) if world.is_removing(self.id) => state.gone = true,
             Err(_) if self.pace.failed.load(Relaxed) => {}
             Err(error) => {
-                world.violate(format!("member {} has ended by itself: {error}", self.id));
+                world.violate("running", format!("member {} has ended by itself: {error}", self.id));
                 state.gone = true;
             }
         }

@@ -23,6 +23,7 @@ use crate::{
     defrag::Defrag,
     dir::DataDir,
     forward::Forward,
+    kept::Kept,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
     membership::{self, Changes},
@@ -135,7 +136,9 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let forward = Arc::new(Forward::new(config.life, roster.clone(), queue.clone()));
     let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
     let machine = machine.tell(forward.clone());
-    let network = Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate };
+    let kept = Arc::new(Kept::default());
+    let network =
+        Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate, kept: kept.clone() };
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), network, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
     roster.follow(raft.metrics());
@@ -160,10 +163,11 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     };
     let changes = || Changes { raft: raft.clone(), roster: roster.clone(), strict: config.strict_reconfig };
     let (asked, asking) = mpsc::channel(membership::MOST);
+    let keeping = Keeping { flushes: config.kept_flushes, kept, bytes: config.kept_bytes, log: log.clone() };
     let tasks = vec![
         spawn(barrier::run(raft.clone(), roster.clone(), barrier.clone())),
         spawn(compaction::run(raft.clone(), compaction.clone())),
-        spawn(flush_when_wanted(raft.clone(), wanted.clone(), config.kept_flushes)),
+        spawn(flush_when_wanted(raft.clone(), wanted.clone(), keeping)),
         spawn(revoker.run()),
         spawn(changes().run(asking)),
     ];
@@ -369,9 +373,20 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
     }
 }
 
+/// What of the log is kept for others though the state has it.
+struct Keeping {
+    /// That behind an earlier flush.
+    flushes: usize,
+    /// That behind a state which is on its way to a member ...
+    kept: Arc<Kept>,
+    /// ... while the log has at most this many bytes.
+    bytes: u64,
+    log: LogStore,
+}
+
 /// Flushes the state each time enough has been applied, and drops the log in front of that: all of it where this member is
 /// alone, else that in front of an earlier flush, so that others find there what they lack.
-async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, kept: usize) {
+async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, keeping: Keeping) {
     let mut metrics = raft.metrics();
     let mut flushes = VecDeque::new();
     loop {
@@ -396,13 +411,18 @@ async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, kept: usize) {
         if flushes.back() != Some(&flushed) {
             flushes.push_back(flushed);
         }
-        let alone = metrics.borrow_watched().membership_config.nodes().count() <= 1;
-        let most = if alone { 1 } else { kept.max(1) };
+        let (alone, allowed) = {
+            let now = metrics.borrow_watched();
+            let stored = |target| now.replication.as_ref()?.get(&target)?.as_ref().map(|id| id.index);
+            (now.membership_config.nodes().count() <= 1, keeping.kept.allows(stored))
+        };
+        let most = if alone { 1 } else { keeping.flushes.max(1) };
         while flushes.len() > most {
             flushes.pop_front();
         }
         let upto = if alone || flushes.len() == most { flushes.front().copied() } else { None };
-        if let Some(upto) = upto
+        let allowed = allowed.filter(|_| keeping.log.size() <= keeping.bytes);
+        if let Some(upto) = upto.map(|upto| allowed.map_or(upto, |allowed| upto.min(allowed)))
             && raft.trigger().purge_log(upto).await.is_err()
         {
             return;

@@ -17,10 +17,11 @@ pub async fn rage(world: &Arc<World>, lasting: Duration) {
     let dice = world.dice.fork(3);
     // Whoever stands in the way of founding finds only that.
     pause(dice.ms(200, 1_500)).await;
-    let mut chaos = Chaos { world: world.clone(), dice, newcomer: NEWCOMERS, replacing: None };
+    let mix = Mix::new(&dice);
+    let mut chaos = Chaos { world: world.clone(), dice, mix, newcomer: NEWCOMERS, replacing: None };
     while world.now() < lasting {
         chaos.strike();
-        pause(chaos.dice.ms(20, 900)).await;
+        pause(chaos.dice.ms(20, chaos.mix.pause_ms)).await;
     }
     world.aim.lock().take();
     if let Some(replacing) = chaos.replacing {
@@ -63,9 +64,82 @@ impl Aim {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Fault {
+    /// The network is as it should be.
+    Heal,
+    Split,
+    Isolate,
+    OneWay,
+    SlowWay,
+    Lose,
+    Reset,
+    Kill,
+    Aim,
+    KillAll,
+    Restart,
+    SlowDisk,
+    SlowDisks,
+    BreakDisk,
+    Interrupt,
+    Transfer,
+    Jump,
+    Replace,
+}
+
+/// What goes wrong how often. A run has much of one thing and nothing of another, which finds more than a bit of everything
+/// in each (swarm testing: Groce and others, ISSTA 2012).
+struct Mix {
+    weights: Vec<(Fault, u64)>,
+    /// Between two faults, at most.
+    pause_ms: u64,
+}
+
+impl Mix {
+    const USUAL: [(Fault, u64); 17] = [
+        (Fault::Split, 2),
+        (Fault::Isolate, 2),
+        (Fault::OneWay, 2),
+        (Fault::SlowWay, 1),
+        (Fault::Lose, 1),
+        (Fault::Reset, 1),
+        (Fault::Kill, 3),
+        (Fault::Aim, 3),
+        (Fault::KillAll, 1),
+        (Fault::Restart, 1),
+        (Fault::SlowDisk, 3),
+        (Fault::SlowDisks, 1),
+        (Fault::BreakDisk, 1),
+        (Fault::Interrupt, 6),
+        (Fault::Transfer, 2),
+        (Fault::Jump, 1),
+        (Fault::Replace, 2),
+    ];
+
+    fn new(dice: &Dice) -> Mix {
+        let times = |weight: u64| weight * dice.pick(&[0, 1, 1, 4]).unwrap_or(1);
+        let mut weights: Vec<_> = Mix::USUAL.into_iter().map(|(fault, weight)| (fault, times(weight))).collect();
+        // Where the network is rarely whole little happens, where it always is, too.
+        weights.push((Fault::Heal, dice.between(4, 12)));
+        Mix { weights, pause_ms: dice.pick(&[300, 900, 900, 2_000]).unwrap_or(900) }
+    }
+
+    fn draw(&self, dice: &Dice) -> Fault {
+        let mut at = dice.below(self.weights.iter().map(|(_, weight)| weight).sum());
+        for (fault, weight) in &self.weights {
+            if at < *weight {
+                return *fault;
+            }
+            at -= weight;
+        }
+        Fault::Heal
+    }
+}
+
 struct Chaos {
     world: Arc<World>,
     dice: Dice,
+    mix: Mix,
     newcomer: u64,
     replacing: Option<tokio::task::JoinHandle<()>>,
 }
@@ -89,42 +163,39 @@ impl Chaos {
     }
 
     fn strike(&mut self) {
-        if self.dice.percent(40) && self.interrupt() {
-            return;
-        }
-        match self.dice.below(32) {
-            0..5 => self.world.net.heal(),
-            5 | 6 => self.split(),
-            7 | 8 => self.isolate(),
-            9 | 10 => self.one_way(),
-            11..14 => self.kill(),
-            14 | 15 => self.aim(),
-            16 | 17 => self.kill_all(),
-            18 => self.restart(),
-            19 => self.slow_way(),
-            20 => self.world.net.lose(self.dice.between(1, 15)),
-            21 => self.reset(),
-            22..25 => self.slow_disk(),
-            25 => self.slow_disks(),
-            26 => self.break_disk(),
-            27 | 28 => self.transfer(),
-            29 => self.jump(),
-            _ => self.replace(),
+        match self.mix.draw(&self.dice) {
+            Fault::Heal => self.world.net.heal(),
+            Fault::Split => self.split(),
+            Fault::Isolate => self.isolate(),
+            Fault::OneWay => self.one_way(),
+            Fault::SlowWay => self.slow_way(),
+            Fault::Lose => self.world.net.lose(self.dice.between(1, 15)),
+            Fault::Reset => self.reset(),
+            Fault::Kill => self.kill(),
+            Fault::Aim => self.aim(),
+            Fault::KillAll => self.kill_all(),
+            Fault::Restart => self.restart(),
+            Fault::SlowDisk => self.slow_disk(),
+            Fault::SlowDisks => self.slow_disks(),
+            Fault::BreakDisk => self.break_disk(),
+            Fault::Interrupt => self.interrupt(),
+            Fault::Transfer => self.transfer(),
+            Fault::Jump => self.jump(),
+            Fault::Replace => self.replace(),
         }
     }
 
     /// While a whole state is on its way to a member, the others are led by another one, or its sender ends.
-    fn interrupt(&self) -> bool {
-        let Some((leader, _)) = self.leader() else { return false };
+    fn interrupt(&self) {
+        let Some((leader, _)) = self.leader() else { return };
         let receiving = |member: &&Arc<Member>| member.id != leader.id && member.medium.is_receiving();
-        let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return false };
+        let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return };
         self.note(format!("member {receiver} is being sent the state"));
         match self.dice.below(4) {
             0 => self.transfer(),
             1 => self.strike_at(&leader),
             _ => self.isolate(),
         }
-        true
     }
 
     fn note(&self, what: impl AsRef<str>) {

@@ -21,7 +21,9 @@ use crate::{
 /// Keys whose histories are checked for linearizability.
 pub const REGISTERS: usize = 4;
 const WRITERS: u64 = 4;
-const LESSEES: u64 = 2;
+const LESSEES: u64 = 3;
+/// Milliseconds for which a client waits for an answer; a node itself gives up after 3 s.
+const PATIENCE: [u64; 4] = [150, 600, 1_500, 10_000];
 
 /// An answer that names a revision.
 #[derive(Clone, Copy, Debug)]
@@ -206,10 +208,13 @@ impl Client {
             return Err(Lost::Refused);
         };
         pause(self.dice.ms(0, 2)).await;
+        let patience = self.dice.pick(&PATIENCE).unwrap_or(1_000);
         let answer = tokio::select! {
             biased;
             () = life.over() => None,
             answer = request(node) => Some(answer),
+            // It goes away while the request is under way.
+            () = pause(Duration::from_millis(patience)) => None,
         };
         pause(self.dice.ms(0, 2)).await;
         match answer {
@@ -285,7 +290,7 @@ impl Client {
     async fn write(mut self) {
         let (mut revision, mut known) = (1, [None; REGISTERS]);
         while !self.world.is_ending() {
-            pause(self.dice.ms(0, 60)).await;
+            pause(self.dice.ms(0, 40)).await;
             let at = self.dice.below(REGISTERS as u64) as usize;
             match self.dice.below(20) {
                 0..4 => known[at] = self.read(at).await.unwrap_or(known[at]),
@@ -391,8 +396,8 @@ impl Client {
     /// One who takes leases, renews them for a while, and gives them back or forgets them.
     async fn lease(mut self) {
         while !self.world.is_ending() {
-            pause(self.dice.ms(50, 600)).await;
-            let (id, ttl) = (self.world.number() as i64, self.dice.between(1, 4));
+            pause(self.dice.ms(20, 400)).await;
+            let (id, ttl) = (self.world.number() as i64, self.dice.pick(&[1, 1, 2, 3, 4]).unwrap_or(1));
             let start = self.world.now();
             if self.propose(Command::LeaseGrant { id, ttl: ttl as i64 }).await.is_err() {
                 continue;

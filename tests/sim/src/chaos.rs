@@ -37,6 +37,8 @@ pub async fn rage(world: &Arc<World>, lasting: Duration) {
 pub struct Aim {
     /// Entries that still pass.
     skipped: u64,
+    /// Meant is one that makes no revision: of leases, mostly.
+    quiet: bool,
     after: Duration,
     how: Crash,
     down: Duration,
@@ -44,8 +46,11 @@ pub struct Aim {
 
 impl Aim {
     /// A member has applied an entry before all others.
-    pub fn applied(world: &Arc<World>, member: &Arc<Member>) {
+    pub fn applied(world: &Arc<World>, member: &Arc<Member>, quiet: bool) {
         let mut aim = world.aim.lock();
+        if aim.as_ref().is_some_and(|aim| aim.quiet && !quiet) {
+            return;
+        }
         if let Some(Aim { skipped: skipped @ 1.., .. }) = &mut *aim {
             *skipped -= 1;
             return;
@@ -192,9 +197,13 @@ impl Chaos {
         let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return };
         self.note(format!("member {receiver} is being sent the state"));
         match self.dice.below(4) {
-            0 => self.transfer(),
+            0 => self.isolate(),
             1 => self.strike_at(&leader),
-            _ => self.isolate(),
+            _ => {
+                // What is on its way arrives late.
+                self.world.net.slow((leader.id, receiver), self.dice.between(100, 1_000));
+                self.transfer();
+            }
         }
     }
 
@@ -255,9 +264,9 @@ impl Chaos {
     fn aim(&self) {
         let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
         let after = if self.dice.percent(50) { Duration::ZERO } else { self.dice.ms(0, 8) };
-        let skipped = self.dice.below(30);
+        let (skipped, quiet) = (self.dice.below(10), self.dice.percent(50));
         self.note(format!("whoever applies an entry first ends: {how:?}, for {} ms", down.as_millis()));
-        *self.world.aim.lock() = Some(Aim { skipped, after, how, down });
+        *self.world.aim.lock() = Some(Aim { skipped, quiet, after, how, down });
     }
 
     fn kill_all(&self) {

@@ -20,8 +20,6 @@ use crate::{
 
 /// Keys whose histories are checked for linearizability.
 pub const REGISTERS: usize = 4;
-const WRITERS: u64 = 4;
-const LESSEES: u64 = 3;
 /// Milliseconds for which a client waits for an answer; a node itself gives up after 3 s.
 const PATIENCE: [u64; 4] = [150, 600, 1_500, 10_000];
 
@@ -112,8 +110,8 @@ pub struct Told {
 pub fn spawn(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     let client = |number| Client { world: world.clone(), dice: world.dice.fork(1000 + number), at: None };
     let mut tasks = Vec::new();
-    tasks.extend((0..WRITERS).map(|number| tokio::spawn(client(number).write())));
-    tasks.extend((0..LESSEES).map(|number| tokio::spawn(client(100 + number).lease())));
+    tasks.extend((0..world.knobs.writers).map(|number| tokio::spawn(client(number).write())));
+    tasks.extend((0..world.knobs.lessees).map(|number| tokio::spawn(client(100 + number).lease())));
     tasks.push(tokio::spawn(client(200).compact()));
     tasks
 }
@@ -397,7 +395,7 @@ impl Client {
     async fn lease(mut self) {
         while !self.world.is_ending() {
             pause(self.dice.ms(20, 400)).await;
-            let (id, ttl) = (self.world.number() as i64, self.dice.pick(&[1, 1, 2, 3, 4]).unwrap_or(1));
+            let (id, ttl) = (self.world.number() as i64, self.dice.pick(&[1, 1, 2, 4, 6]).unwrap_or(1));
             let start = self.world.now();
             if self.propose(Command::LeaseGrant { id, ttl: ttl as i64 }).await.is_err() {
                 continue;
@@ -406,7 +404,7 @@ impl Client {
             self.world.told.lock().leases.insert(id, lease);
             self.hang(id).await;
             for _ in 0..self.dice.below(8) {
-                pause(self.dice.ms(50, ttl * 700)).await;
+                pause(self.dice.ms(50, ttl * 900)).await;
                 let start = self.world.now();
                 match self.ask(async move |node| node.lease_renew(id).await).await {
                     Ok(None) => break,

@@ -98,7 +98,7 @@ impl Observe for Eye {
         let is_new = agreement::applied(&world, self.id, (seen.applied, applied), revision, &events);
         if is_new {
             quorum::durable(&world, &member, applied);
-            Aim::applied(&world, &member);
+            Aim::applied(&world, &member, revision == seen.revision);
         }
         if applied.index.is_multiple_of(HASHED) {
             agreement::hashed(&world, self.id, applied, engine);

@@ -66,6 +66,8 @@ pub struct Member {
     pub medium: Medium,
     pub pace: Arc<Pace>,
     clock: Arc<JumpingClock>,
+    /// Of its own, so that one has dropped log that another one has.
+    snapshot_entries: u64,
     /// Empty for one that joins.
     founders: Vec<u64>,
     state: Mutex<State>,
@@ -95,19 +97,24 @@ pub struct Knobs {
     pub sync_ms: u64,
     /// Bytes of a whole state that are sent in a second.
     pub state_rate: u64,
+    /// Clients of each kind.
+    pub writers: u64,
+    pub lessees: u64,
 }
 
 impl Knobs {
     pub fn draw(dice: &Dice) -> Knobs {
         let pick = |from: &[u64]| dice.pick(from).unwrap_or(1);
         Knobs {
-            snapshot_entries: pick(&[30, 60, 200, 100_000]),
+            snapshot_entries: pick(&[10, 30, 60, 200, 100_000]),
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
-            checkpoint_ms: pick(&[1_200, 1_200, 2_500, 300_000]),
+            checkpoint_ms: pick(&[600, 1_200, 300_000]),
             sync_ms: pick(&[1, 4, 4, 25]),
             state_rate: pick(&[10_000, 40_000, 64 << 20]),
+            writers: pick(&[2, 4, 8]),
+            lessees: pick(&[1, 3, 8]),
         }
     }
 }
@@ -115,11 +122,12 @@ impl Knobs {
 impl Member {
     pub fn new(id: u64, founders: Vec<u64>, knobs: Knobs, dice: Dice) -> Member {
         let clock = JumpingClock { begun: Instant::now(), ahead_ms: AtomicU64::new(dice.below(1_000_000)) };
+        let snapshot_entries = knobs.snapshot_entries * dice.pick(&[1, 1, 4]).unwrap_or(1);
         let pace =
             Arc::new(Pace { dice, usual: AtomicU64::new(knobs.sync_ms), broken: false.into(), failed: false.into() });
         let paced = pace.clone();
         let medium = Medium::new(move || paced.next());
-        Member { id, medium, pace, clock: Arc::new(clock), founders, state: Mutex::default() }
+        Member { id, medium, pace, clock: Arc::new(clock), snapshot_entries, founders, state: Mutex::default() }
     }
 
     /// The node and its life, while it runs.
@@ -186,7 +194,7 @@ impl Member {
             request_timeout: Duration::from_secs(3),
             lease_check: Duration::from_millis(50),
             lease_checkpoint: Duration::from_millis(world.knobs.checkpoint_ms),
-            snapshot_entries: world.knobs.snapshot_entries,
+            snapshot_entries: self.snapshot_entries,
             kept_flushes: world.knobs.kept_flushes,
             state_rate: world.knobs.state_rate,
             log_tail_bytes: world.knobs.tail_bytes,

@@ -6,10 +6,12 @@
 pub enum Bug {
     /// The log says that it is synced before it is.
     AnswerBeforeSync,
+    /// What a killed process has written and not synced is taken for durable by the next one.
+    UnsyncedAtStart,
     /// A vote is kept in memory only.
     VoteForgotten,
-    /// After a truncation the log takes entries for durable that are yet to be written.
-    StaleDurable,
+    /// Entries of the log leave memory before they are on disk.
+    ForgottenEarly,
     /// A member votes for who has less of the log than itself.
     VoteForAnybody,
     /// The leader takes what it has sent for what a follower has.
@@ -24,12 +26,16 @@ pub enum Bug {
     LeaderRenewsAlone,
     /// A new leader goes on with the deadlines of leases that it has counted while another one led.
     LeaseCarriedOver,
+    /// A new leader counts the deadlines of leases before it has applied what earlier ones have left in the log.
+    LeaseCountedEarly,
     /// A renewal leaves a checkpoint standing that notes less than it has promised.
     RenewalNotNoted,
     /// A leader's revocations of leases are proposed by whoever leads when their turn comes.
     RevokedInAnyTerm,
     /// The log is dropped in front of a state that has not been flushed.
     PurgeBeforeFlush,
+    /// A state that has come is kept though this member has got further meanwhile, and what its log has beyond goes.
+    OldStateKept,
     /// A state that is sent to another member lacks the leases.
     StateWithoutLeases,
     /// A read at a compacted revision is answered with what is left.
@@ -39,10 +45,11 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AnswerBeforeSync,
+        Bug::UnsyncedAtStart,
         Bug::VoteForgotten,
-        Bug::StaleDurable,
+        Bug::ForgottenEarly,
         Bug::VoteForAnybody,
         Bug::SentIsStored,
         Bug::LeaderReadsAlone,
@@ -50,9 +57,11 @@ impl Bug {
         Bug::LostIsRetried,
         Bug::LeaderRenewsAlone,
         Bug::LeaseCarriedOver,
+        Bug::LeaseCountedEarly,
         Bug::RenewalNotNoted,
         Bug::RevokedInAnyTerm,
         Bug::PurgeBeforeFlush,
+        Bug::OldStateKept,
         Bug::StateWithoutLeases,
         Bug::CompactedIsAnswered,
         Bug::GapIsSkipped,

@@ -55,6 +55,9 @@ pub struct Config {
     /// Flushes of the state whose log is kept in a cluster of several, so that a member that was away for a while gets
     /// what it lacks from the log: see `snapshot_entries` and `snapshot_bytes`.
     pub kept_flushes: usize,
+    /// While a member is sent a whole state the log behind that is kept for it as well, unless the log takes more than this
+    /// many bytes: beyond that the member may need another state when it has this one.
+    pub kept_bytes: u64,
     pub data: Data,
     /// A directory for the log of [`Data::Dir`], in place of `log/` in the data directory.
     pub log_dir: Option<PathBuf>,
@@ -117,6 +120,7 @@ impl Config {
             life: random(),
             state_rate: 64 << 20,
             kept_flushes: 16,
+            kept_bytes: 4 << 30,
             data,
             log_dir: None,
             keep_ids: false,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use kelson_engine::{
-    Command, LeaseClock, Outcome, Reader,
+    Applied, Command, LeaseClock, Outcome, Reader,
     plant::{Bug, planted},
 };
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
@@ -36,6 +36,7 @@ pub(crate) struct Leases {
     clock: Mutex<LeaseClock>,
     time: Arc<dyn Clock>,
     state: Reader,
+    me: u64,
 }
 
 /// How expired leases are revoked and long ones noted.
@@ -57,10 +58,10 @@ enum Renewal {
 }
 
 impl Leases {
-    /// Follows what is applied from now on; [`Leases::start`] adds what the state holds.
-    pub(crate) fn new(time: Arc<dyn Clock>, checkpoint: Duration, state: Reader) -> Self {
+    /// Of the member `me`. Follows what is applied from now on; [`Leases::start`] adds what the state holds.
+    pub(crate) fn new(me: u64, time: Arc<dyn Clock>, checkpoint: Duration, state: Reader) -> Self {
         let checkpoint = u64::try_from(checkpoint.as_millis()).unwrap_or(u64::MAX);
-        Leases { term: AtomicU64::new(0), clock: Mutex::new(LeaseClock::new(checkpoint)), time, state }
+        Leases { term: AtomicU64::new(0), clock: Mutex::new(LeaseClock::new(checkpoint)), time, state, me }
     }
 
     /// Follows what was applied.
@@ -82,7 +83,7 @@ impl Leases {
 
     /// Gives a lease its full time again; `None` for one that is gone or has run out.
     fn renew(&self, id: i64, queue: &Queue, term: u64) -> Result<Option<Renewal>, Error> {
-        self.lead(term);
+        self.lead(term)?;
         let mut clock = self.clock.lock();
         let Some(renewal) = clock.renew(id, self.time.now_ms()) else { return Ok(None) };
         if !renewal.noted || planted(Bug::RenewalNotNoted) {
@@ -93,10 +94,13 @@ impl Leases {
     }
 
     /// Whole seconds that are left, in the term in which this member leads.
-    pub(crate) fn remaining(&self, id: i64, term: u64) -> Option<i64> {
-        self.lead(term);
-        let left = self.clock.lock().remaining(id, self.time.now_ms())?;
-        Some(i64::try_from(left / 1000).unwrap_or(i64::MAX))
+    ///
+    /// # Errors
+    /// As [`Leases::lead`].
+    pub(crate) fn remaining(&self, id: i64, term: u64) -> Result<Option<i64>, Error> {
+        self.lead(term)?;
+        let left = self.clock.lock().remaining(id, self.time.now_ms());
+        Ok(left.map(|left| i64::try_from(left / 1000).unwrap_or(i64::MAX)))
     }
 
     /// Starts all leases of the state anew, each with what is noted of it, else with its full time: neither a new leader
@@ -109,11 +113,20 @@ impl Leases {
 
     /// As [`Leases::start`], once for each term in which this member leads: what it counted while another led means
     /// nothing, and must neither end a lease early nor refuse to renew it.
-    pub(crate) fn lead(&self, term: u64) {
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] until an entry of this lead is applied: what earlier leaders have left in the log may say that
+    /// a lease has more time than the state knows of.
+    pub(crate) fn lead(&self, term: u64) -> Result<(), Error> {
+        let is_mine = |applied: Applied| (applied.term, applied.node) == (term, self.me);
+        if !self.state.applied().is_some_and(is_mine) && !planted(Bug::LeaseCountedEarly) {
+            return Err(Error::NoLeader);
+        }
         let mut clock = self.clock.lock();
         if self.term.swap(term, Ordering::SeqCst) != term && !planted(Bug::LeaseCarriedOver) {
             clock.sync(self.state.leases(), self.time.now_ms());
         }
+        Ok(())
     }
 
     /// Leases that have run out, the longest overdue first.
@@ -181,7 +194,9 @@ impl Revoker {
             tokio::time::sleep(pause).await;
             pause = every;
             let Some(term) = self.leads() else { continue };
-            self.leases.lead(term);
+            if self.leases.lead(term).is_err() {
+                continue;
+            }
             if noted.elapsed() >= every {
                 noted = Instant::now();
                 // A checkpoint that is lost only costs the lease's early end.

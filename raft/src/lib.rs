@@ -17,6 +17,7 @@ mod founding;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod inbox;
+mod kept;
 mod leases;
 mod log;
 mod membership;

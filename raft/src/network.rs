@@ -17,6 +17,7 @@ use openraft::{
 };
 
 use crate::{
+    kept::Kept,
     peer::{
         self, Appends, Failure, Kind, Roster,
         message::{self, Parsed},
@@ -33,6 +34,7 @@ pub(crate) struct Network {
     pub(crate) backend: Arc<dyn Backend>,
     /// Bytes of it a second.
     pub(crate) rate: u64,
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// The way to one member.
@@ -154,7 +156,8 @@ impl RaftNetworkV2<Types> for Way {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let Some(last) = snapshot.meta.last_log_id else { return Ok(SnapshotResponse::new(vote)) };
-        let Network { roster, backend, rate } = &self.network;
+        let Network { roster, backend, rate, kept } = &self.network;
+        let _sending = kept.send(self.target, last.index);
         tracing::info!("member {:x} is too far behind: sending it the whole state", self.target);
         let sent = tokio::select! {
             biased;

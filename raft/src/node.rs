@@ -348,19 +348,21 @@ impl Node {
         }
         loop {
             if let Some(lead) = inner.forward.lead() {
-                if kind == Kind::Left {
-                    return Ok(inner.leases.remaining(lease, lead.term));
+                let answer = match kind {
+                    Kind::Left => inner.leases.remaining(lease, lead.term),
+                    _ => {
+                        let barrier = (!self.read_is_free()).then_some(&*inner.barrier);
+                        let renewed = leases::renew(&inner.leases, &inner.queue, barrier, lease, lead.term);
+                        timeout(inner.config.request_timeout, renewed).await.unwrap_or(Err(Error::Timeout))
+                    }
+                };
+                // Where another one leads by now, its answer counts.
+                let counts = inner.forward.lead() == Some(lead) && answer != Err(Error::NoLeader);
+                if counts || Instant::now() + PAUSE >= until {
+                    let answer = if counts { answer } else { Err(Error::NoLeader) };
+                    return answer.map_err(|e| self.explain(e));
                 }
-                let barrier = (!self.read_is_free()).then_some(&*inner.barrier);
-                let renewed = leases::renew(&inner.leases, &inner.queue, barrier, lease, lead.term);
-                let renewed = timeout(inner.config.request_timeout, renewed).await.unwrap_or(Err(Error::Timeout));
-                if inner.forward.lead() == Some(lead) {
-                    return renewed.map_err(|e| self.explain(e));
-                }
-                // Another one leads by now, whose answer counts.
-                if Instant::now() + PAUSE >= until {
-                    return Err(Error::NoLeader);
-                }
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             let leader = self.heard_leader(&inner.metrics.borrow_watched());

@@ -23,6 +23,7 @@ use crate::{
     defrag::Defrag,
     dir::DataDir,
     forward::Forward,
+    kept::Kept,
     leases::{Expiry, Leases, Revoker},
     log::{self, LogStore, disk::Disk, memory::MemoryDisk, writer::LogThread},
     membership::{self, Changes},
@@ -126,7 +127,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     settle(&config, &parts, &engine)?;
     let (log, log_thread) = LogStore::open(parts.disk.clone(), config.log_tail_bytes).map_err(|e| storage(&e))?;
     let reader = engine.reader();
-    let leases = Arc::new(Leases::new(config.clock.clone(), config.lease_checkpoint, reader.clone()));
+    let leases = Arc::new(Leases::new(config.node_id, config.clock.clone(), config.lease_checkpoint, reader.clone()));
     let wanted = Arc::new(Notify::new());
     let thresholds = Thresholds { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
     let compaction = Arc::new(Compaction::new());
@@ -135,16 +136,17 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let forward = Arc::new(Forward::new(config.life, roster.clone(), queue.clone()));
     let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
     let machine = machine.tell(forward.clone());
-    let network = Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate };
+    let kept = Arc::new(Kept::default());
+    let network =
+        Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate, kept: kept.clone() };
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), network, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
     roster.follow(raft.metrics());
     forward.follow(raft.metrics());
     lead(&raft, &config).await?;
     reader.forget_tokens();
-    match forward.lead() {
-        Some(lead) => leases.lead(lead.term),
-        None => leases.start(),
+    if forward.lead().is_none_or(|lead| leases.lead(lead.term).is_err()) {
+        leases.start();
     }
 
     let barrier = Arc::new(Barrier::new(config.max_inflight));
@@ -161,10 +163,11 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     };
     let changes = || Changes { raft: raft.clone(), roster: roster.clone(), strict: config.strict_reconfig };
     let (asked, asking) = mpsc::channel(membership::MOST);
+    let keeping = Keeping { flushes: config.kept_flushes, kept, bytes: config.kept_bytes, log: log.clone() };
     let tasks = vec![
         spawn(barrier::run(raft.clone(), roster.clone(), barrier.clone())),
         spawn(compaction::run(raft.clone(), compaction.clone())),
-        spawn(flush_when_wanted(raft.clone(), wanted.clone(), config.kept_flushes)),
+        spawn(flush_when_wanted(raft.clone(), wanted.clone(), keeping)),
         spawn(revoker.run()),
         spawn(changes().run(asking)),
     ];
@@ -335,7 +338,8 @@ fn settings(config: &Config) -> Result<openraft::Config, Error> {
 /// Founds the group if there is none yet; a group of one elects its only voter at once, without waiting for a
 /// timeout that could serve no purpose. Returns when that has applied the whole log, or there are others.
 async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
-    if !raft.is_initialized().await.map_err(|e| fatal(&e))? {
+    let founds = !raft.is_initialized().await.map_err(|e| fatal(&e))?;
+    if founds {
         if config.joins {
             // The leader tells who the members are.
             return Ok(());
@@ -353,8 +357,10 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
             if let Err(e) = &now.running_state {
                 return Err(fatal(e));
             }
-            // One that joins may have voted, or followed for a moment, without having been told yet who the members are.
-            if config.joins && now.membership_config.voter_ids().next().is_none() {
+            // One that joins may have voted, or followed for a moment, without having been told yet who the members are; and
+            // a founder may have lost power after its own founding gave way to another's, before it had that on disk. The
+            // leader tells them, maybe with its whole state, which only a member that runs can take.
+            if !founds && now.membership_config.voter_ids().next().is_none() {
                 return Ok(());
             }
             let others = now.membership_config.voter_ids().any(|id| id != config.node_id);
@@ -367,9 +373,20 @@ async fn lead(raft: &Raft, config: &Config) -> Result<(), Error> {
     }
 }
 
+/// What of the log is kept for others though the state has it.
+struct Keeping {
+    /// That behind an earlier flush.
+    flushes: usize,
+    /// That behind a state which is on its way to a member ...
+    kept: Arc<Kept>,
+    /// ... while the log has at most this many bytes.
+    bytes: u64,
+    log: LogStore,
+}
+
 /// Flushes the state each time enough has been applied, and drops the log in front of that: all of it where this member is
 /// alone, else that in front of an earlier flush, so that others find there what they lack.
-async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, kept: usize) {
+async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, keeping: Keeping) {
     let mut metrics = raft.metrics();
     let mut flushes = VecDeque::new();
     loop {
@@ -394,13 +411,18 @@ async fn flush_when_wanted(raft: Raft, wanted: Arc<Notify>, kept: usize) {
         if flushes.back() != Some(&flushed) {
             flushes.push_back(flushed);
         }
-        let alone = metrics.borrow_watched().membership_config.nodes().count() <= 1;
-        let most = if alone { 1 } else { kept.max(1) };
+        let (alone, allowed) = {
+            let now = metrics.borrow_watched();
+            let stored = |target| now.replication.as_ref()?.get(&target)?.as_ref().map(|id| id.index);
+            (now.membership_config.nodes().count() <= 1, keeping.kept.allows(stored))
+        };
+        let most = if alone { 1 } else { keeping.flushes.max(1) };
         while flushes.len() > most {
             flushes.pop_front();
         }
         let upto = if alone || flushes.len() == most { flushes.front().copied() } else { None };
-        if let Some(upto) = upto
+        let allowed = allowed.filter(|_| keeping.log.size() <= keeping.bytes);
+        if let Some(upto) = upto.map(|upto| allowed.map_or(upto, |allowed| upto.min(allowed)))
             && raft.trigger().purge_log(upto).await.is_err()
         {
             return;

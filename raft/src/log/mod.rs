@@ -192,6 +192,10 @@ pub(crate) fn purged_end(disk: &dyn Disk) -> io::Result<u64> {
 /// log behind that entry stays only if the entry itself is there, since else it can never be committed.
 pub(crate) fn follow(disk: &dyn Disk, applied: LogId) -> io::Result<()> {
     let index = applied.index;
+    if purged_end(disk)? > index && !planted(Bug::OldStateKept) {
+        // It begins right behind the state.
+        return Ok(());
+    }
     let bounds = disk.bounds()?;
     if bounds.is_some_and(|(first, last)| (first..=last).contains(&index)) {
         let found = load(disk, index..index + 1, READ_BYTES)?;
@@ -352,7 +356,8 @@ impl RaftLogStorage<Types> for LogStore {
                 state.last = Some(entry.log_id());
                 state.tail.push(entry.clone());
             }
-            state.tail.shrink(self.0.tail_bytes, self.0.shared.durable());
+            let durable = if planted(Bug::ForgottenEarly) { Some(u64::MAX) } else { self.0.shared.durable() };
+            state.tail.shrink(self.0.tail_bytes, durable);
         }
         let append = Request::Append { entries, done: callback };
         match self.0.alone.load(Ordering::Relaxed) {

@@ -278,9 +278,7 @@ impl Writer {
                 Request::Truncate { from, .. } => {
                     sync = true;
                     changes.push(Change::Truncate { from: *from });
-                    if !planted(Bug::StaleDurable) {
-                        durable_end = Some(*from);
-                    }
+                    durable_end = Some(*from);
                 }
                 // Losing a purge loses nothing, so it waits for somebody else's sync.
                 Request::Purge { upto } => {
@@ -290,7 +288,11 @@ impl Writer {
                 Request::Stop => {}
             }
         }
-        let committed = *self.shared.committed.lock();
+        // What is committed by the others may still wait here to be written: a position beyond the log's end would be taken
+        // for entries that were lost.
+        let end = durable_end.unwrap_or_else(|| self.shared.durable_end.load(Ordering::Acquire));
+        let is_here = |id: &LogId| id.index < end;
+        let committed = self.shared.committed.lock().filter(is_here).or(self.written);
         if let (true, Some(id)) = (sync && committed != self.written, &committed) {
             changes.push(Change::Meta { name: Meta::Committed, record: codec::encode_log_id(id) });
         }

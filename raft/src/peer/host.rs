@@ -11,7 +11,7 @@ use openraft::{
     ServerState,
     async_runtime::{Instant as _, WatchReceiver},
     errors::{ClientWriteError, RaftError},
-    raft::ClientWriteResult,
+    raft::{ClientWriteResult, VoteRequest},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -106,7 +106,8 @@ impl Host {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Ok(_one) = self.receiving.try_lock() else { return Err(io::ErrorKind::ResourceBusy.into()) };
-        let applied = || self.reader.applied().map_or(0, |applied| applied.index);
+        let reader = self.reader.clone();
+        let applied = move || reader.applied().map_or(0, |applied| applied.index);
         if state::receive(frames, applied, self.staging.clone()).await? {
             tracing::info!("a whole state has come: starting again from it");
             // Whoever else ended the node was first.
@@ -160,25 +161,27 @@ impl Host {
     }
 
     async fn answer(&self, from: u64, kind: Kind, body: Bytes) -> Result<Vec<u8>, Error> {
-        let wrong = |why: String| Error::Storage(format!("a member's call cannot be read: {why}"));
         if !matches!(kind, Kind::Append | Kind::Transfer) && self.has_removed(from) {
             return Err(Error::Removed);
         }
+        match self.carry_out(kind, body).await {
+            // Somebody says so of this member; whoever asks it must not take that for itself.
+            Err(Error::Removed) => Err(Error::NoLeader),
+            answer => answer,
+        }
+    }
+
+    async fn carry_out(&self, kind: Kind, body: Bytes) -> Result<Vec<u8>, Error> {
+        let wrong = |why: String| Error::Storage(format!("a member's call cannot be read: {why}"));
         match kind {
             Kind::Vote => {
-                let mut request = message::vote_request(body).map_err(wrong)?;
-                if planted(Bug::VoteForAnybody) {
-                    let last = self.raft.metrics().borrow_watched().last_log_index;
-                    let at = crate::types::LogId::new(request.vote.leader_id, last.unwrap_or(0) + 1);
-                    request.last_log_id = request.last_log_id.max(Some(at));
-                }
-                let answer = self.raft.vote(request).await;
+                let answer = self.raft.vote(self.vote_request(body).map_err(wrong)?).await;
                 #[cfg(feature = "sim")]
                 answer.iter().for_each(crate::sim::voted);
                 answer.map(|answer| message::encode_vote_answer(&answer)).map_err(|error| stopped(&error))
             }
             Kind::PreVote => {
-                let answer = self.raft.pre_vote(message::vote_request(body).map_err(wrong)?).await;
+                let answer = self.raft.pre_vote(self.vote_request(body).map_err(wrong)?).await;
                 answer.map(|answer| message::encode_vote_answer(&answer)).map_err(|error| stopped(&error))
             }
             Kind::Append => {
@@ -205,7 +208,7 @@ impl Host {
             Kind::Left => {
                 let id = message::number(body).map_err(wrong)?.cast_signed();
                 let term = self.leads().ok_or(Error::NoLeader)?;
-                Ok(message::encode_seconds(self.leases.remaining(id, term)))
+                self.leases.remaining(id, term).map(message::encode_seconds)
             }
             Kind::Change => {
                 let change = message::change(body).map_err(wrong)?;
@@ -213,6 +216,16 @@ impl Host {
                 self.changes.lead(&change).await.map(message::encode_number)
             }
         }
+    }
+
+    fn vote_request(&self, body: Bytes) -> message::Parsed<VoteRequest<Types>> {
+        let mut request = message::vote_request(body)?;
+        if planted(Bug::VoteForAnybody) {
+            let last = self.raft.metrics().borrow_watched().last_log_index;
+            let at = crate::types::LogId::new(request.vote.leader_id, last.unwrap_or(0) + 1);
+            request.last_log_id = request.last_log_id.max(Some(at));
+        }
+        Ok(request)
     }
 
     async fn renew(&self, id: i64, term: u64) -> Result<Option<i64>, Error> {

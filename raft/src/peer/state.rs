@@ -129,10 +129,11 @@ fn space_byte(space: Space) -> u8 {
 }
 
 /// Takes a state that begins on this stream. `true` when it is whole and kept, so that the node must start again;
-/// `false` when what this member has is as new.
+/// `false` when what this member has is as new, by `applied`: from the beginning, or because it has come by another way
+/// meanwhile.
 pub(crate) async fn receive<S>(
     mut frames: Frames<S>,
-    applied: impl FnOnce() -> u64,
+    applied: impl Fn() -> u64 + Send + Sync + 'static,
     staging: Arc<dyn Staging>,
 ) -> io::Result<bool>
 where
@@ -144,10 +145,14 @@ where
     let (_, last) = message::mark(body).map_err(broken)?;
     let last = last.ok_or_else(|| broken("a state of nothing"))?;
     // Whoever sends it learns from raft's own answers how far this member is.
-    let needed = applied() < last.index;
-    let outcome = if needed { take(&mut frames, staging).await } else { skip(&mut frames).await };
+    let needed = move || applied() < last.index;
+    let outcome = if needed() {
+        take(&mut frames, Incoming { staging, backend: None, needed: Box::new(needed), kept: false }).await
+    } else {
+        skip(&mut frames).await
+    };
     let answer = match &outcome {
-        Ok(()) => Frame::new(TAKEN),
+        Ok(_) => Frame::new(TAKEN),
         Err(error) => {
             let mut why = Vec::new();
             crate::codec::put_str(&mut why, &error.to_string());
@@ -155,17 +160,17 @@ where
         }
     };
     frame::write(frames.stream(), answer).await?;
-    outcome.map(|()| needed)
+    outcome
 }
 
-async fn skip<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> io::Result<()> {
+async fn skip<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> io::Result<bool> {
     while timeout(PATIENCE, frames.next()).await??.ok_or(io::ErrorKind::UnexpectedEof)?.0 != END {}
-    Ok(())
+    Ok(false)
 }
 
-async fn take<S: AsyncRead + Unpin>(frames: &mut Frames<S>, staging: Arc<dyn Staging>) -> io::Result<()> {
+async fn take<S: AsyncRead + Unpin>(frames: &mut Frames<S>, incoming: Incoming) -> io::Result<bool> {
     let (chunks, waiting) = mpsc::channel(CHUNKS);
-    let writing = task::spawn(write_aside(staging, waiting));
+    let writing = task::spawn(write_aside(incoming, waiting));
     let mut crc = 0;
     let complete = loop {
         match timeout(PATIENCE, frames.next()).await?? {
@@ -183,13 +188,17 @@ async fn take<S: AsyncRead + Unpin>(frames: &mut Frames<S>, staging: Arc<dyn Sta
     };
     drop(chunks);
     let written = writing.await.map_err(io::Error::other)?.map_err(io::Error::other);
-    written.and_then(|()| if complete { Ok(()) } else { Err(broken("the state could not be written")) })
+    written.and_then(|kept| if complete { Ok(kept) } else { Err(broken("the state could not be written")) })
 }
 
 /// A state on its way into its place.
 struct Incoming {
     staging: Arc<dyn Staging>,
     backend: Option<Arc<dyn Backend>>,
+    /// Whether this member still lacks what is in it.
+    needed: Box<dyn Fn() -> bool + Send + Sync>,
+    /// It is whole, and the next start takes it.
+    kept: bool,
 }
 
 impl Incoming {
@@ -204,7 +213,11 @@ impl Incoming {
             return Ok(false);
         }
         backend.flush()?;
-        self.backend.take().map_or(Ok(()), |backend| self.staging.keep(backend))?;
+        // Going back would lose what this member has said that it has.
+        if (self.needed)() || planted(Bug::OldStateKept) {
+            self.backend.take().map_or(Ok(()), |backend| self.staging.keep(backend))?;
+            self.kept = true;
+        }
         Ok(true)
     }
 }
@@ -215,12 +228,11 @@ fn too_early() -> Error {
 
 /// Writes what comes, beside all else, until `None` says that it is all.
 #[cfg(not(feature = "sim"))]
-async fn write_aside(staging: Arc<dyn Staging>, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<(), Error> {
+async fn write_aside(mut incoming: Incoming, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<bool, Error> {
     let write = move || {
-        let mut incoming = Incoming { staging, backend: None };
         while let Some(chunk) = chunks.blocking_recv() {
             if incoming.take(chunk)? {
-                return Ok(());
+                return Ok(incoming.kept);
             }
         }
         Err(too_early())
@@ -229,11 +241,10 @@ async fn write_aside(staging: Arc<dyn Staging>, mut chunks: mpsc::Receiver<Optio
 }
 
 #[cfg(feature = "sim")]
-async fn write_aside(staging: Arc<dyn Staging>, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<(), Error> {
-    let mut incoming = Incoming { staging, backend: None };
+async fn write_aside(mut incoming: Incoming, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<bool, Error> {
     while let Some(chunk) = chunks.recv().await {
         if incoming.take(chunk)? {
-            return Ok(());
+            return Ok(incoming.kept);
         }
     }
     Err(too_early())

@@ -50,9 +50,17 @@ impl SimDisk {
         content
     }
 
-    /// What was written, synced or not: the end of a process loses none of it.
-    pub(super) fn written(&self) -> Content {
-        self.live.content()
+    /// The same medium for the next process: the end of this one loses nothing that it has written.
+    pub(super) fn left(&self) -> SimDisk {
+        let durable = self.durable.lock();
+        let (content, unsynced) = (durable.content.clone(), durable.unsynced.clone());
+        let durable = Mutex::new(Durable { content, unsynced, ..Durable::default() });
+        SimDisk { live: MemoryDisk::with_content(self.live.content()), durable, pace: self.pace.clone() }
+    }
+
+    /// Whether a power cut would lose something.
+    pub(super) fn is_unsynced(&self) -> bool {
+        !self.durable.lock().unsynced.is_empty()
     }
 
     pub(super) fn with_durable<T>(&self, look: impl FnOnce(&Content) -> T) -> T {
@@ -123,7 +131,7 @@ impl SimDisk {
     }
 
     /// Everything written is on the medium.
-    fn sync(&self) {
+    pub(super) fn sync(&self) {
         let mut durable = self.durable.lock();
         let Durable { content, unsynced, .. } = &mut *durable;
         unsynced.drain(..).for_each(|change| content.apply(&change));

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kelson_engine::{Backend, MemoryBackend};
+use kelson_engine::{
+    Backend, MemoryBackend,
+    plant::{Bug, planted},
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -19,7 +22,7 @@ use crate::{
 /// How a member's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// What was written is there.
+    /// What was written is there, synced or not, until the power goes.
     Kill,
     /// Of what was not synced, this many thousandths are there, from the front.
     Power { kept: usize },
@@ -87,6 +90,10 @@ impl Medium {
             (inner.state, inner.received) = (received, true);
         }
         inner.log.leave();
+        // As the log's files do when they are opened.
+        if !planted(Bug::UnsyncedAtStart) {
+            inner.log.sync();
+        }
         let mut parts = Parts::of(inner.log.clone(), inner.state.clone());
         parts.staging = self.incoming.clone();
         parts.received = inner.received;
@@ -101,17 +108,28 @@ impl Medium {
     /// The process is gone; `kept` of the writes of the state that were not flushed have reached the disk by themselves.
     pub fn crash(&self, how: Crash, kept: usize) {
         let mut inner = self.inner.lock();
-        let content = match how {
-            Crash::Kill => inner.log.written(),
-            Crash::Power { kept } => inner.log.cut(kept),
-        };
-        inner.log = Arc::new(SimDisk::new(content, self.pace.clone()));
+        inner.log = Arc::new(match how {
+            Crash::Kill => inner.log.left(),
+            Crash::Power { kept } => SimDisk::new(inner.log.cut(kept), self.pace.clone()),
+        });
         inner.state = Arc::new(inner.state.crashed(kept));
+        *self.incoming.open.lock() = None;
     }
 
     /// Writes of the state that a crash may lose.
     pub fn unflushed(&self) -> usize {
         self.inner.lock().state.unflushed()
+    }
+
+    /// Whether the log has writes that a power cut may lose.
+    pub fn is_unsynced(&self) -> bool {
+        self.inner.lock().log.is_unsynced()
+    }
+
+    /// Whether another member's state is on its way here.
+    pub fn is_receiving(&self) -> bool {
+        // Beside this one only whoever writes it holds it.
+        self.incoming.open.lock().as_ref().is_some_and(|state| Arc::strong_count(state) > 1)
     }
 
     /// What the log durably holds at `index`.

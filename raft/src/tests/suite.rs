@@ -34,7 +34,7 @@ where
         let (log, thread) = LogStore::open(disk, self.tail_bytes).unwrap();
         let engine = Engine::open(Arc::new(MemoryBackend::new())).unwrap();
         let leases =
-            Arc::new(Leases::new(Arc::new(MonotonicClock::default()), std::time::Duration::MAX, engine.reader()));
+            Arc::new(Leases::new(1, Arc::new(MonotonicClock::default()), std::time::Duration::MAX, engine.reader()));
         let thresholds = Thresholds { entries: 100, bytes: 1 << 20 };
         let (compaction, wanted) = (Arc::new(Compaction::new()), Arc::new(Notify::new()));
         let machine = StateMachine::new(engine, leases, compaction, thresholds, wanted).unwrap();

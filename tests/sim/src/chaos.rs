@@ -17,23 +17,134 @@ pub async fn rage(world: &Arc<World>, lasting: Duration) {
     let dice = world.dice.fork(3);
     // Whoever stands in the way of founding finds only that.
     pause(dice.ms(200, 1_500)).await;
-    let mut chaos = Chaos { world: world.clone(), dice, newcomer: NEWCOMERS, replacing: None };
+    let mix = Mix::new(&dice);
+    let mut chaos = Chaos { world: world.clone(), dice, mix, newcomer: NEWCOMERS, replacing: None };
     while world.now() < lasting {
         chaos.strike();
-        pause(chaos.dice.ms(20, 900)).await;
+        pause(chaos.dice.ms(20, chaos.mix.pause_ms)).await;
     }
+    world.aim.lock().take();
     if let Some(replacing) = chaos.replacing {
         world.net.heal();
         // A member that is being replaced while nobody answers gives up by itself.
         if replacing.await.is_err() {
-            world.violate("the replacement of a member has panicked".to_owned());
+            world.violate("panic", "the replacement of a member has panicked".to_owned());
         }
+    }
+}
+
+/// A member's end that is bound to a moment: see [`Chaos::aim`].
+pub struct Aim {
+    /// Entries that still pass.
+    skipped: u64,
+    /// Meant is one that makes no revision: of leases, mostly.
+    quiet: bool,
+    after: Duration,
+    how: Crash,
+    down: Duration,
+}
+
+impl Aim {
+    /// A member has applied an entry before all others.
+    pub fn applied(world: &Arc<World>, member: &Arc<Member>, quiet: bool) {
+        let mut aim = world.aim.lock();
+        if aim.as_ref().is_some_and(|aim| aim.quiet && !quiet) {
+            return;
+        }
+        if let Some(Aim { skipped: skipped @ 1.., .. }) = &mut *aim {
+            *skipped -= 1;
+            return;
+        }
+        let Some(Aim { after, how, down, .. }) = aim.take() else { return };
+        drop(aim);
+        let (world, member) = (world.clone(), member.clone());
+        // Not within the step that applies.
+        tokio::spawn(async move {
+            if !after.is_zero() {
+                pause(after).await;
+            }
+            world.note(format!("member {} ends: {how:?}, for {} ms", member.id, down.as_millis()));
+            member.kill(&world, how, down);
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    /// The network is as it should be.
+    Heal,
+    Split,
+    Isolate,
+    OneWay,
+    SlowWay,
+    Lose,
+    Reset,
+    Kill,
+    Aim,
+    KillAll,
+    Restart,
+    SlowDisk,
+    SlowDisks,
+    BreakDisk,
+    Interrupt,
+    Transfer,
+    Jump,
+    Replace,
+}
+
+/// What goes wrong how often. A run has much of one thing and nothing of another, which finds more than a bit of everything
+/// in each (swarm testing: Groce and others, ISSTA 2012).
+struct Mix {
+    weights: Vec<(Fault, u64)>,
+    /// Between two faults, at most.
+    pause_ms: u64,
+}
+
+impl Mix {
+    const USUAL: [(Fault, u64); 17] = [
+        (Fault::Split, 2),
+        (Fault::Isolate, 2),
+        (Fault::OneWay, 2),
+        (Fault::SlowWay, 1),
+        (Fault::Lose, 1),
+        (Fault::Reset, 1),
+        (Fault::Kill, 3),
+        (Fault::Aim, 3),
+        (Fault::KillAll, 1),
+        (Fault::Restart, 1),
+        (Fault::SlowDisk, 3),
+        (Fault::SlowDisks, 1),
+        (Fault::BreakDisk, 1),
+        (Fault::Interrupt, 6),
+        (Fault::Transfer, 2),
+        (Fault::Jump, 1),
+        (Fault::Replace, 2),
+    ];
+
+    fn new(dice: &Dice) -> Mix {
+        let times = |weight: u64| weight * dice.pick(&[0, 1, 1, 4]).unwrap_or(1);
+        let mut weights: Vec<_> = Mix::USUAL.into_iter().map(|(fault, weight)| (fault, times(weight))).collect();
+        // Where the network is rarely whole little happens, where it always is, too.
+        weights.push((Fault::Heal, dice.between(4, 12)));
+        Mix { weights, pause_ms: dice.pick(&[300, 900, 900, 2_000]).unwrap_or(900) }
+    }
+
+    fn draw(&self, dice: &Dice) -> Fault {
+        let mut at = dice.below(self.weights.iter().map(|(_, weight)| weight).sum());
+        for (fault, weight) in &self.weights {
+            if at < *weight {
+                return *fault;
+            }
+            at -= weight;
+        }
+        Fault::Heal
     }
 }
 
 struct Chaos {
     world: Arc<World>,
     dice: Dice,
+    mix: Mix,
     newcomer: u64,
     replacing: Option<tokio::task::JoinHandle<()>>,
 }
@@ -57,22 +168,42 @@ impl Chaos {
     }
 
     fn strike(&mut self) {
-        match self.dice.below(24) {
-            0..5 => self.world.net.heal(),
-            5 | 6 => self.split(),
-            7 => self.isolate(),
-            8 => self.one_way(),
-            9 | 10 => self.kill(),
-            11 => self.kill_all(),
-            12 => self.restart(),
-            13 => self.slow_way(),
-            14 => self.world.net.lose(self.dice.between(1, 15)),
-            15 => self.reset(),
-            16 | 17 => self.slow_disk(),
-            18 => self.break_disk(),
-            19 | 20 => self.transfer(),
-            21 => self.jump(),
-            _ => self.replace(),
+        match self.mix.draw(&self.dice) {
+            Fault::Heal => self.world.net.heal(),
+            Fault::Split => self.split(),
+            Fault::Isolate => self.isolate(),
+            Fault::OneWay => self.one_way(),
+            Fault::SlowWay => self.slow_way(),
+            Fault::Lose => self.world.net.lose(self.dice.between(1, 15)),
+            Fault::Reset => self.reset(),
+            Fault::Kill => self.kill(),
+            Fault::Aim => self.aim(),
+            Fault::KillAll => self.kill_all(),
+            Fault::Restart => self.restart(),
+            Fault::SlowDisk => self.slow_disk(),
+            Fault::SlowDisks => self.slow_disks(),
+            Fault::BreakDisk => self.break_disk(),
+            Fault::Interrupt => self.interrupt(),
+            Fault::Transfer => self.transfer(),
+            Fault::Jump => self.jump(),
+            Fault::Replace => self.replace(),
+        }
+    }
+
+    /// While a whole state is on its way to a member, the others are led by another one, or its sender ends.
+    fn interrupt(&self) {
+        let Some((leader, _)) = self.leader() else { return };
+        let receiving = |member: &&Arc<Member>| member.id != leader.id && member.medium.is_receiving();
+        let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return };
+        self.note(format!("member {receiver} is being sent the state"));
+        match self.dice.below(4) {
+            0 => self.isolate(),
+            1 => self.strike_at(&leader),
+            _ => {
+                // What is on its way arrives late.
+                self.world.net.slow((leader.id, receiver), self.dice.between(100, 1_000));
+                self.transfer();
+            }
         }
     }
 
@@ -115,10 +246,27 @@ impl Chaos {
 
     fn kill(&self) {
         let victim = if self.dice.percent(40) { self.leader().map(|(member, _)| member) } else { self.member() };
-        let Some(victim) = victim else { return };
-        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
+        if let Some(victim) = victim {
+            self.strike_at(&victim);
+        }
+    }
+
+    fn strike_at(&self, victim: &Member) {
+        // What was being written then matters most to who comes back at once.
+        let most = if victim.medium.is_unsynced() && self.dice.percent(50) { 50 } else { 1_500 };
+        let (how, down) = (self.crash(), self.dice.ms(0, most));
         self.note(format!("member {} ends: {how:?}, for {} ms", victim.id, down.as_millis()));
         victim.kill(&self.world, how, down);
+    }
+
+    /// Whoever applies the next entry before all others, which is the leader, ends when it has, or soon after: it may have
+    /// answered, and the others do not know yet that the entry is committed.
+    fn aim(&self) {
+        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
+        let after = if self.dice.percent(50) { Duration::ZERO } else { self.dice.ms(0, 8) };
+        let (skipped, quiet) = (self.dice.below(10), self.dice.percent(50));
+        self.note(format!("whoever applies an entry first ends: {how:?}, for {} ms", down.as_millis()));
+        *self.world.aim.lock() = Some(Aim { skipped, quiet, after, how, down });
     }
 
     fn kill_all(&self) {
@@ -151,9 +299,15 @@ impl Chaos {
 
     fn slow_disk(&self) {
         let Some(member) = self.member() else { return };
-        let ms = self.dice.pick(&[1, 4, 30, 300]).unwrap_or(4);
+        let ms = self.dice.pick(&[1, 4, 30, 100, 300]).unwrap_or(4);
         self.note(format!("syncs of member {} take up to {ms} ms", member.id));
         member.pace.usual.store(ms, Relaxed);
+    }
+
+    fn slow_disks(&self) {
+        let ms = self.dice.pick(&[30, 100, 300]).unwrap_or(30);
+        self.note(format!("all syncs take up to {ms} ms"));
+        self.world.members().iter().for_each(|member| member.pace.usual.store(ms, Relaxed));
     }
 
     fn break_disk(&self) {

@@ -21,8 +21,8 @@ use crate::{
 
 /// Keys whose histories are checked for linearizability.
 pub const REGISTERS: usize = 4;
-const WRITERS: u64 = 4;
-const LESSEES: u64 = 2;
+/// Milliseconds for which a client waits for an answer; a node itself gives up after 3 s.
+const PATIENCE: [u64; 4] = [150, 600, 1_500, 10_000];
 
 /// What became of a write as far as its client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,8 @@ pub struct Told {
 pub fn spawn(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     let client = |number| Client { world: world.clone(), dice: world.dice.fork(1000 + number), at: None };
     let mut tasks = Vec::new();
-    tasks.extend((0..WRITERS).map(|number| tokio::spawn(client(number).write())));
-    tasks.extend((0..LESSEES).map(|number| tokio::spawn(client(100 + number).lease())));
+    tasks.extend((0..world.knobs.writers).map(|number| tokio::spawn(client(number).write())));
+    tasks.extend((0..world.knobs.lessees).map(|number| tokio::spawn(client(100 + number).lease())));
     tasks.push(tokio::spawn(client(200).compact()));
     tasks
 }
@@ -185,10 +185,13 @@ impl Client {
             return Err(Lost::Refused);
         };
         pause(self.dice.ms(0, 2)).await;
+        let patience = self.dice.pick(&PATIENCE).unwrap_or(1_000);
         let answer = tokio::select! {
             biased;
             () = life.over() => None,
             answer = request(node) => Some(answer),
+            // It goes away while the request is under way.
+            () = pause(Duration::from_millis(patience)) => None,
         };
         pause(self.dice.ms(0, 2)).await;
         match answer {
@@ -264,7 +267,7 @@ impl Client {
     async fn write(mut self) {
         let (mut revision, mut known) = (1, [None; REGISTERS]);
         while !self.world.is_ending() {
-            pause(self.dice.ms(0, 60)).await;
+            pause(self.dice.ms(0, 40)).await;
             let at = self.dice.below(REGISTERS as u64) as usize;
             match self.dice.below(20) {
                 0..4 => known[at] = self.read(at).await.unwrap_or(known[at]),
@@ -317,7 +320,7 @@ impl Client {
                 let result = if response.succeeded { Swapped::Done } else { Swapped::Refused(found.flatten()) };
                 Action::Swap { from, to: Some(number), result }
             }
-            (Ok(other), _) => return self.world.violate(format!("{wanted:?} was answered with {other:?}")),
+            (Ok(other), _) => return self.world.violate("answers", format!("{wanted:?} was answered with {other:?}")),
         };
         self.world.told.lock().registers[at].push(Call { start, end, action });
     }
@@ -370,8 +373,8 @@ impl Client {
     /// One who takes leases, renews them for a while, and gives them back or forgets them.
     async fn lease(mut self) {
         while !self.world.is_ending() {
-            pause(self.dice.ms(50, 600)).await;
-            let (id, ttl) = (self.world.number() as i64, self.dice.between(1, 4));
+            pause(self.dice.ms(20, 400)).await;
+            let (id, ttl) = (self.world.number() as i64, self.dice.pick(&[1, 1, 2, 4, 6]).unwrap_or(1));
             let start = self.world.now();
             if self.propose(Command::LeaseGrant { id, ttl: ttl as i64 }).await.is_err() {
                 continue;
@@ -380,7 +383,7 @@ impl Client {
             self.world.told.lock().leases.insert(id, lease);
             self.hang(id).await;
             for _ in 0..self.dice.below(8) {
-                pause(self.dice.ms(50, ttl * 700)).await;
+                pause(self.dice.ms(50, ttl * 900)).await;
                 let start = self.world.now();
                 match self.ask(async move |node| node.lease_renew(id).await).await {
                     Ok(None) => break,

@@ -10,6 +10,7 @@ use kelson_raft::sim::{Ballot, Observe};
 use parking_lot::Mutex;
 
 use crate::{
+    chaos::Aim,
     invariant::{agreement, ballot, quorum, revisions},
     member::Member,
     truth::Change,
@@ -84,7 +85,10 @@ impl Observe for Eye {
                     }
                     WatchPoll::Idle { .. } => break,
                     other => {
-                        world.violate(format!("member {}: the watcher of what is applied saw {other:?}", self.id));
+                        world.violate(
+                            "watch",
+                            format!("member {}: the watcher of what is applied saw {other:?}", self.id),
+                        );
                         break;
                     }
                 }
@@ -94,6 +98,7 @@ impl Observe for Eye {
         let is_new = agreement::applied(&world, self.id, (seen.applied, applied), revision, &events);
         if is_new {
             quorum::durable(&world, &member, applied);
+            Aim::applied(&world, &member, revision == seen.revision);
         }
         if applied.index.is_multiple_of(HASHED) {
             agreement::hashed(&world, self.id, applied, engine);

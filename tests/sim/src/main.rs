@@ -36,9 +36,11 @@ struct Asked {
     seeds: u64,
     from: u64,
     bug: Option<Bug>,
+    /// Looks for a seed for each bug, among this many.
+    finds: Option<u64>,
 }
 
-const USAGE: &str = "kelson-sim [--seed N | --seeds COUNT [--from N]] [--bug NAME]";
+const USAGE: &str = "kelson-sim [--seed N | --seeds COUNT [--from N] | --finds COUNT] [--bug NAME]";
 
 fn asked() -> Result<Asked, String> {
     let mut asked = Asked { seeds: 100, ..Asked::default() };
@@ -50,6 +52,7 @@ fn asked() -> Result<Asked, String> {
             "--seed" => asked.seed = Some(number()?),
             "--seeds" => asked.seeds = number()?,
             "--from" => asked.from = number()?,
+            "--finds" => asked.finds = Some(number()?),
             "--bug" => {
                 let named = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == value);
                 asked.bug = Some(named.ok_or_else(|| format!("there is no bug {value}: {:?}", Bug::ALL))?);
@@ -68,6 +71,21 @@ fn report(seed: u64, outcome: &Outcome) {
     println!("replay: make sim SEED={seed}");
 }
 
+/// Prints the table of `tests.rs`: for each bug, or for one, the first seed that finds it, and by which invariant.
+fn finds(bug: Option<Bug>, count: u64) -> ExitCode {
+    let mut all = true;
+    for bug in Bug::ALL.into_iter().filter(|one| bug.is_none_or(|bug| bug == *one)) {
+        plant::plant(Some(bug));
+        let found = (0..count).find_map(|seed| Some((seed, world::run(seed, false).violations.first()?.invariant)));
+        match found {
+            Some((seed, invariant)) => println!("    (Bug::{bug:?}, {seed}, \"{invariant}\"),"),
+            None => println!("    // Bug::{bug:?}: not among {count} seeds"),
+        }
+        all &= found.is_some();
+    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let asked = match asked() {
         Ok(asked) => asked,
@@ -76,6 +94,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(count) = asked.finds {
+        return finds(asked.bug, count);
+    }
     plant::plant(asked.bug);
     if let Some(seed) = asked.seed {
         let outcome = world::run(seed, true);

@@ -60,15 +60,14 @@ impl Pace {
 /// Pause before a start that has failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// The usual upper bound of [`Pace::usual`].
-pub const QUICK: u64 = 4;
-
 /// See the module's documentation.
 pub struct Member {
     pub id: u64,
     pub medium: Medium,
     pub pace: Arc<Pace>,
     clock: Arc<JumpingClock>,
+    /// Of its own, so that one has dropped log that another one has.
+    snapshot_entries: u64,
     /// Empty for one that joins.
     founders: Vec<u64>,
     state: Mutex<State>,
@@ -94,28 +93,41 @@ pub struct Knobs {
     pub tail_bytes: usize,
     pub batch_commands: usize,
     pub checkpoint_ms: u64,
+    /// How long a synced write takes at most, in milliseconds, while nothing is wrong with the disk.
+    pub sync_ms: u64,
+    /// Bytes of a whole state that are sent in a second.
+    pub state_rate: u64,
+    /// Clients of each kind.
+    pub writers: u64,
+    pub lessees: u64,
 }
 
 impl Knobs {
     pub fn draw(dice: &Dice) -> Knobs {
         let pick = |from: &[u64]| dice.pick(from).unwrap_or(1);
         Knobs {
-            snapshot_entries: pick(&[10, 25, 80, 100_000]),
+            snapshot_entries: pick(&[10, 30, 60, 200, 100_000]),
             kept_flushes: pick(&[1, 1, 2, 16]) as usize,
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
-            checkpoint_ms: pick(&[700, 1500, 300_000]),
+            checkpoint_ms: pick(&[600, 1_200, 300_000]),
+            sync_ms: pick(&[1, 4, 4, 25]),
+            state_rate: pick(&[10_000, 40_000, 64 << 20]),
+            writers: pick(&[2, 4, 8]),
+            lessees: pick(&[1, 3, 8]),
         }
     }
 }
 
 impl Member {
-    pub fn new(id: u64, founders: Vec<u64>, dice: Dice) -> Member {
+    pub fn new(id: u64, founders: Vec<u64>, knobs: Knobs, dice: Dice) -> Member {
         let clock = JumpingClock { begun: Instant::now(), ahead_ms: AtomicU64::new(dice.below(1_000_000)) };
-        let pace = Arc::new(Pace { dice, usual: AtomicU64::new(QUICK), broken: false.into(), failed: false.into() });
+        let snapshot_entries = knobs.snapshot_entries * dice.pick(&[1, 1, 4]).unwrap_or(1);
+        let pace =
+            Arc::new(Pace { dice, usual: AtomicU64::new(knobs.sync_ms), broken: false.into(), failed: false.into() });
         let paced = pace.clone();
         let medium = Medium::new(move || paced.next());
-        Member { id, medium, pace, clock: Arc::new(clock), founders, state: Mutex::default() }
+        Member { id, medium, pace, clock: Arc::new(clock), snapshot_entries, founders, state: Mutex::default() }
     }
 
     /// The node and its life, while it runs.
@@ -182,8 +194,9 @@ impl Member {
             request_timeout: Duration::from_secs(3),
             lease_check: Duration::from_millis(50),
             lease_checkpoint: Duration::from_millis(world.knobs.checkpoint_ms),
-            snapshot_entries: world.knobs.snapshot_entries,
+            snapshot_entries: self.snapshot_entries,
             kept_flushes: world.knobs.kept_flushes,
+            state_rate: world.knobs.state_rate,
             log_tail_bytes: world.knobs.tail_bytes,
             max_batch_commands: world.knobs.batch_commands,
             ..Config::new(format!("member{}", self.id), Data::Memory)
@@ -205,7 +218,7 @@ impl Member {
                 None => {}
                 Some(Err(error)) => {
                     if !self.pace.failed.load(Relaxed) {
-                        world.violate(format!("member {} cannot be started: {error}", self.id));
+                        world.violate("running", format!("member {} cannot be started: {error}", self.id));
                         self.retire(&world);
                     }
                     life.kill();
@@ -240,14 +253,14 @@ impl Member {
             Err(Error::Removed) if world.is_removing(self.id) => state.gone = true,
             Err(_) if self.pace.failed.load(Relaxed) => {}
             Err(error) => {
-                world.violate(format!("member {} has ended by itself: {error}", self.id));
+                world.violate("running", format!("member {} has ended by itself: {error}", self.id));
                 state.gone = true;
             }
         }
         drop(state);
         life.kill();
         world.net.unplug(self.id, false);
-        if ended.is_err_and(|error| error != Error::Replaced) {
+        if self.pace.failed.load(Relaxed) {
             self.repair(world);
         }
     }

@@ -17,6 +17,9 @@ use tokio::{
 
 use crate::{dice::Dice, poll::pause};
 
+/// Bytes that a stream takes at each end before anybody reads them.
+const BUFFER: usize = 256 << 10;
+
 pub struct Net {
     dice: Dice,
     inner: Mutex<Inner>,
@@ -173,8 +176,8 @@ impl Net {
         pause(self.delay(to, from)).await;
         self.pass(to, from).await;
         let node = self.inner.lock().nodes.get(&to).cloned().ok_or(io::ErrorKind::ConnectionRefused)?;
-        let (near, near_end) = tokio::io::duplex(32 << 10);
-        let (far_end, far) = tokio::io::duplex(32 << 10);
+        let (near, near_end) = tokio::io::duplex(BUFFER);
+        let (far_end, far) = tokio::io::duplex(BUFFER);
         let (near_out, near_in) = tokio::io::split(near_end);
         let (far_out, far_in) = tokio::io::split(far_end);
         let there = tokio::spawn(self.clone().carry((from, to), near_out, far_in));

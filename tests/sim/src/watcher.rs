@@ -97,10 +97,11 @@ impl Watch {
                 let newest = self.world.truth.lock().revision();
                 for event in events.iter() {
                     if event.revision() > newest {
-                        self.world.violate(format!("revision {} is watched and was not applied", event.revision()));
+                        self.world
+                            .violate("watch", format!("revision {} is watched and was not applied", event.revision()));
                     }
                     if event.revision() <= watched.upto {
-                        self.world.violate(format!("revision {} is watched again", event.revision()));
+                        self.world.violate("watch", format!("revision {} is watched again", event.revision()));
                     }
                     watched.record.entry(event.revision()).or_default().push(Change::of(event));
                 }
@@ -113,7 +114,7 @@ impl Watch {
                 false
             }
             WatchPoll::Failed(error) => {
-                self.world.violate(format!("a watch has failed: {error}"));
+                self.world.violate("watch", format!("a watch has failed: {error}"));
                 false
             }
             WatchPoll::Idle { .. } => true,

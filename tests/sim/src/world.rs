@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt::Write as _,
+    fmt::{self, Write as _},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -43,6 +43,8 @@ pub struct World {
     pub votes: Mutex<BTreeMap<u64, Ballot>>,
     /// Jumps of lease clocks, and when.
     pub jumps: Mutex<Vec<(Duration, Duration)>>,
+    /// Who is to end at a certain moment.
+    pub aim: Mutex<Option<chaos::Aim>>,
     members: Mutex<BTreeMap<u64, Arc<Member>>>,
     removing: Mutex<BTreeSet<u64>>,
     begun: Instant,
@@ -50,7 +52,20 @@ pub struct World {
     numbers: AtomicU64,
     ending: AtomicBool,
     trace: Mutex<Trace>,
-    violations: Mutex<Vec<String>>,
+    violations: Mutex<Vec<Violation>>,
+}
+
+/// Something that does not hold.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
 }
 
 struct Trace {
@@ -64,7 +79,7 @@ pub struct Outcome {
     /// Of everything that happened, in order.
     pub hash: u64,
     pub trace: Vec<String>,
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// Requests that were answered, and revisions that they made.
     pub answers: usize,
     pub revisions: i64,
@@ -86,6 +101,7 @@ impl World {
             watched: Mutex::default(),
             votes: Mutex::default(),
             jumps: Mutex::default(),
+            aim: Mutex::default(),
             members: Mutex::default(),
             removing: Mutex::default(),
             begun: Instant::now(),
@@ -132,12 +148,14 @@ impl World {
         trace.lines.push_back(line);
     }
 
-    /// Something does not hold.
-    pub fn violate(&self, what: String) {
-        self.note(format!("VIOLATION {what}"));
+    /// Something does not hold, which is the matter of this file of `invariant`: or `running`, as no member ends by itself,
+    /// or `panic`.
+    pub fn violate(&self, invariant: &'static str, what: String) {
+        self.note(format!("VIOLATION of {invariant}: {what}"));
         let mut violations = self.violations.lock();
         if violations.len() < COMPLAINTS {
-            violations.push(format!("at {} ms: {what}", self.now().as_millis()));
+            let what = format!("at {} ms: {what}", self.now().as_millis());
+            violations.push(Violation { invariant, what });
         }
     }
 
@@ -152,7 +170,7 @@ impl World {
 
     /// Starts a member; one without founders joins.
     pub fn start(self: &Arc<Self>, founders: Vec<u64>, id: u64) {
-        let member = Arc::new(Member::new(id, founders, self.dice.fork(100 + id)));
+        let member = Arc::new(Member::new(id, founders, self.knobs, self.dice.fork(100 + id)));
         self.members.lock().insert(id, member.clone());
         tokio::spawn(member.live(self.clone()));
     }
@@ -179,7 +197,12 @@ pub fn run(seed: u64, whole_trace: bool) -> Outcome {
         .expect("a runtime without I/O needs nothing");
     let world = runtime.block_on(async {
         let world = Arc::new(World::new(seed, whole_trace));
-        live(&world).await;
+        let living = world.clone();
+        // As a task: its panics are complaints like any other.
+        let lived = tokio::spawn(async move { live(&living).await }).await;
+        if lived.is_err() {
+            world.violate("panic", "the run has not come to its end".to_owned());
+        }
         world
     });
     // What is left of the members goes with the runtime, and what they know of each other.
@@ -204,7 +227,7 @@ async fn live(world: &Arc<World>) {
     world.ending.store(true, Relaxed);
     for client in clients {
         if client.await.is_err() {
-            world.violate("a client has panicked".to_owned());
+            world.violate("panic", "a client has panicked".to_owned());
         }
     }
     liveness::quiet(world).await;
@@ -214,24 +237,30 @@ async fn live(world: &Arc<World>) {
 
 impl World {
     fn outcome(&self) -> Outcome {
-        use crate::invariant::{answers, compaction, durability, lease, order, register, watch};
+        use crate::{
+            invariant::{answers, compaction, durability, lease, register, watch},
+            order,
+        };
         let (told, truth) = (self.told.lock(), self.truth.lock());
-        let mut found = Vec::new();
-        durability::check(&told, &truth, &mut found);
-        register::check(&told, &truth, &mut found);
-        found.extend(order::check(&told.answers));
-        answers::check(&told, &truth, &mut found);
-        compaction::check(&told, &mut found);
-        lease::check(&told, &truth, &self.jumps.lock(), &mut found);
+        let mut violations = self.violations.lock().clone();
+        let mut check = |invariant, check: &dyn Fn(&mut Vec<String>)| {
+            let mut found = Vec::new();
+            check(&mut found);
+            violations.extend(found.into_iter().take(COMPLAINTS).map(|what| Violation { invariant, what }));
+        };
+        check("durability", &|found| durability::check(&told, &truth, found));
+        check("register", &|found| register::check(&told, &truth, found));
+        check("order", &|found| found.extend(order::check(&told.answers)));
+        check("answers", &|found| answers::check(&told, &truth, found));
+        check("compaction", &|found| compaction::check(&told, found));
+        check("lease", &|found| lease::check(&told, &truth, &self.jumps.lock(), found));
         for watched in &*self.watched.lock() {
-            watch::check(watched, &told, &truth, &mut found);
+            check("watch", &|found| watch::check(watched, &told, &truth, found));
         }
+        violations.extend(crate::panics::take().into_iter().map(|what| Violation { invariant: "panic", what }));
         let lasted = truth.steps.last_key_value().map_or(Duration::ZERO, |(_, step)| step.at);
         let (answers, revisions, entries) = (told.answers.len(), truth.revision(), truth.entries.len() as u64);
         drop((told, truth));
-        let mut violations = self.violations.lock().clone();
-        violations.extend(found.into_iter().take(COMPLAINTS));
-        violations.extend(crate::panics::take());
         let trace = self.trace.lock();
         Outcome {
             hash: trace.hash,

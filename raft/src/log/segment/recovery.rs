@@ -88,6 +88,10 @@ pub(super) fn open(dir: &Path) -> io::Result<Recovered> {
     };
     if let (1.., Some(LogFile { file, .. })) = (torn, files.back()) {
         wipe(file, end, torn, length)?;
+    } else if let Some(LogFile { file, .. }) = files.back() {
+        // A process that was killed between a write and its sync has left what reads well and is not on the disk yet:
+        // whoever goes on from it must not lose it any more.
+        file.sync_data()?;
     }
     for number in &numbers[..gap] {
         fs::remove_file(dir.join(spare::file_name(*number)))?;

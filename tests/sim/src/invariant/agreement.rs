@@ -17,7 +17,7 @@ pub fn opened(world: &World, member: u64, engine: &Engine) {
         Some(entry) if (entry.term, entry.node, entry.revision) == (applied.term, applied.node, revision) => {
             hashed(world, member, applied, engine);
         }
-        other => world.violate(format!(
+        other => world.violate("agreement", format!(
             "member {member} starts from {applied:?} at revision {revision}, which is not what was applied: {other:?}"
         )),
     }
@@ -32,10 +32,10 @@ pub fn applied(
     events: &[(i64, Change)],
 ) -> bool {
     if applied.index != before.map_or(0, |before| before.index + 1) {
-        world.violate(format!("member {member} applies {applied:?} after {before:?}"));
+        world.violate("agreement", format!("member {member} applies {applied:?} after {before:?}"));
     }
     if before.is_some_and(|before| (before.term, before.node) > (applied.term, applied.node)) {
-        world.violate(format!("member {member} applies {applied:?} of an older leader after {before:?}"));
+        world.violate("agreement", format!("member {member} applies {applied:?} of an older leader after {before:?}"));
     }
     let entry = Entry { term: applied.term, node: applied.node, revision, hash: None };
     let mut truth = world.truth.lock();
@@ -46,7 +46,10 @@ pub fn applied(
         }
         Some(known) => {
             if (known.term, known.node, known.revision) != (entry.term, entry.node, entry.revision) {
-                world.violate(format!("member {member} applies {applied:?} as {entry:?}, another one as {known:?}"));
+                world.violate(
+                    "agreement",
+                    format!("member {member} applies {applied:?} as {entry:?}, another one as {known:?}"),
+                );
             }
             false
         }
@@ -60,7 +63,10 @@ pub fn applied(
             Some(known) if known.changes == changes => {}
             Some(known) => {
                 let known = &known.changes;
-                world.violate(format!("member {member} has {changes:?} at revision {revision}, another one {known:?}"));
+                world.violate(
+                    "agreement",
+                    format!("member {member} has {changes:?} at revision {revision}, another one {known:?}"),
+                );
             }
         }
     }
@@ -75,11 +81,13 @@ pub fn applied(
 pub fn hashed(world: &World, member: u64, applied: Applied, engine: &Engine) {
     let hash = match engine.state_hash() {
         Ok(hash) => hash,
-        Err(error) => return world.violate(format!("member {member}: the state behind {applied:?}: {error}")),
+        Err(error) => {
+            return world.violate("agreement", format!("member {member}: the state behind {applied:?}: {error}"));
+        }
     };
     let mut truth = world.truth.lock();
     let Some(entry) = truth.entries.get_mut(&applied.index) else { return };
     if *entry.hash.get_or_insert(hash) != hash {
-        world.violate(format!("member {member} has another state behind {applied:?} than others"));
+        world.violate("agreement", format!("member {member} has another state behind {applied:?} than others"));
     }
 }

@@ -15,6 +15,6 @@ pub fn told(world: &World, member: u64, vote: Ballot) {
 pub fn kept(world: &World, member: u64, vote: Option<Ballot>) {
     let told = world.votes.lock().get(&member).copied();
     if told > vote {
-        world.violate(format!("member {member} starts with vote {vote:?} after it had told of {told:?}"));
+        world.violate("ballot", format!("member {member} starts with vote {vote:?} after it had told of {told:?}"));
     }
 }

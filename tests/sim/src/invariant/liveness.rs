@@ -6,7 +6,7 @@ use kelson_engine::{Command, command::Put};
 use kelson_raft::{Error, Node, sim::Crash};
 
 use crate::{
-    member::{Member, QUICK},
+    member::Member,
     poll::{pause, until},
     world::World,
 };
@@ -14,7 +14,7 @@ use crate::{
 /// Until all members that there are have caught up with the leader.
 const TOGETHER: Duration = Duration::from_secs(20);
 /// For one request.
-const SERVED: Duration = Duration::from_secs(4);
+const SERVED: Duration = Duration::from_secs(6);
 /// Until the last lease has run out, and whatever was under way is done.
 const QUIET: Duration = Duration::from_secs(15);
 
@@ -22,12 +22,12 @@ const QUIET: Duration = Duration::from_secs(15);
 pub async fn recovers(world: &Arc<World>) {
     world.net.heal();
     for member in world.members() {
-        member.pace.usual.store(QUICK, std::sync::atomic::Ordering::Relaxed);
+        member.pace.usual.store(world.knobs.sync_ms, std::sync::atomic::Ordering::Relaxed);
         member.pace.broken.store(false, std::sync::atomic::Ordering::Relaxed);
     }
     // Down times that were drawn before end by themselves.
     let Some(members) = members(world).await else {
-        return world.violate(format!("nobody leads within the time: {}", states(world)));
+        return world.violate("liveness", format!("nobody leads within the time: {}", states(world)));
     };
     // One that was added, as nobody had been told, waits to be started.
     for id in members.iter().filter(|id| world.member(**id).is_none()) {
@@ -42,7 +42,7 @@ pub async fn recovers(world: &Arc<World>) {
     }
     if until(TOGETHER, || together(world)).await.is_none() {
         let told = states(world);
-        return world.violate(format!("the members do not come together: {told}"));
+        return world.violate("liveness", format!("the members do not come together: {told}"));
     }
     for member in world.members() {
         serves(world, &member).await;
@@ -129,7 +129,9 @@ async fn serves(world: &Arc<World>, member: &Member) {
     };
     match tokio::time::timeout(SERVED, serving).await {
         Ok(Ok(())) => world.note(format!("member {} serves", member.id)),
-        other => world.violate(format!("member {} does not serve: {other:?}; {}", member.id, states(world))),
+        other => {
+            world.violate("liveness", format!("member {} does not serve: {other:?}; {}", member.id, states(world)))
+        }
     }
 }
 
@@ -144,11 +146,11 @@ pub async fn quiet(world: &Arc<World>) {
     let Some(members) = until(QUIET, over).await else {
         let running: Vec<_> = world.members().iter().filter_map(|member| member.running()).collect();
         let left: Vec<_> = running.iter().map(|(node, _)| node.reader().lease_count()).collect();
-        return world.violate(format!("it does not come to rest: {}; leases {left:?}", states(world)));
+        return world.violate("liveness", format!("it does not come to rest: {}; leases {left:?}", states(world)));
     };
     let hashes: Vec<_> = members.iter().map(|(node, _)| node.reader().hash()).collect();
     if hashes.iter().any(|hash| hash.is_err() || *hash != hashes[0]) {
-        world.violate(format!("the members have different states: {hashes:?}"));
+        world.violate("liveness", format!("the members have different states: {hashes:?}"));
     }
     world.note(format!("at rest: {hashes:?}"));
     // A last start of each from its disk must find the same.
@@ -156,7 +158,7 @@ pub async fn quiet(world: &Arc<World>) {
         member.kill(world, Crash::Power { kept: 0 }, Duration::ZERO);
     }
     if until(TOGETHER, || together(world)).await.is_none() {
-        world.violate(format!("the members do not come together again: {}", states(world)));
+        world.violate("liveness", format!("the members do not come together again: {}", states(world)));
     }
     pause(Duration::from_millis(100)).await;
 }

@@ -28,9 +28,12 @@ pub fn durable(world: &World, member: &Member, applied: Applied) {
     let holders = voters.iter().filter(holds).count();
     if holders <= voters.len() / 2 {
         let index = applied.index;
-        world.violate(format!(
-            "member {} applies entry {index}, which is durable on {holders} of the voters {voters:?}",
-            member.id
-        ));
+        world.violate(
+            "quorum",
+            format!(
+                "member {} applies entry {index}, which is durable on {holders} of the voters {voters:?}",
+                member.id
+            ),
+        );
     }
 }

@@ -7,6 +7,9 @@ pub fn dense(world: &World, member: u64, (before, after): (i64, i64), events: &[
     let groups = events.chunk_by(|(one, _), (other, _)| one == other).map(|group| group[0].0);
     if !groups.eq(before + 1..=after) {
         let told: Vec<i64> = events.iter().map(|(revision, _)| *revision).collect();
-        world.violate(format!("member {member} goes from revision {before} to {after} with events at {told:?}"));
+        world.violate(
+            "revisions",
+            format!("member {member} goes from revision {before} to {after} with events at {told:?}"),
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The raft log: entries, vote, committed and purged positions, as openraft wants them stored.
 //!
-//! Writes go to a thread of their own ([`writer`]), but for those of a member that is alone, and are readable at once from the tail in memory; openraft is told
-//! when they are on stable storage. The order of writes is the order of calls, votes included.
+//! Writes go to a thread of their own ([`writer`]), but for those of a member that is alone, and are readable at once from
+//! the tail in memory; openraft is told when they are on stable storage. The order of writes is the order of calls, votes
+//! included.
 
 pub(crate) mod disk;
 pub(crate) mod memory;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
+#[cfg(feature = "sim")]
 use kelson_engine::plant::{Bug, planted};
 use openraft::{entry::RaftEntry, storage::IOFlushed};
 use parking_lot::Mutex;

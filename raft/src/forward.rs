@@ -103,11 +103,11 @@ impl Forward {
         (now.state == ServerState::Leader).then_some(now.vote.leader_id)
     }
 
-    /// Whether this member is the only one, learners included, and leads.
-    pub(crate) fn is_alone(&self) -> bool {
-        let Some(metrics) = self.metrics.get() else { return false };
+    /// Whether this member leads, and not only itself; learners count.
+    pub(crate) fn leads_others(&self) -> bool {
+        let Some(metrics) = self.metrics.get() else { return true };
         let now = metrics.borrow_watched();
-        now.state == ServerState::Leader && now.membership_config.nodes().count() == 1
+        now.state == ServerState::Leader && now.membership_config.nodes().count() > 1
     }
 
     /// Sends what waits to the leader; returns when the next batch may form. Where nobody leads it goes back to the queue

@@ -11,7 +11,6 @@ use crate::{
     batch::Batch,
     forward::Forward,
     inbox::Inboxes,
-    log::LogStore,
     node::Raft,
     queue::{Queue, Reply, Waiting},
     types::{Callback, Types},
@@ -33,7 +32,7 @@ pub(crate) struct Limits {
 }
 
 /// Runs until the queue is closed or raft has stopped.
-pub(crate) async fn run(raft: Raft, log: LogStore, queue: Arc<Queue>, limits: Limits, forward: Arc<Forward>) {
+pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits, forward: Arc<Forward>) {
     let slots = Arc::new(Semaphore::new(PIPELINE));
     loop {
         // First the slot, then the commands: whatever comes in while the disk is busy joins this batch.
@@ -53,7 +52,6 @@ pub(crate) async fn run(raft: Raft, log: LogStore, queue: Arc<Queue>, limits: Li
         if commands.is_empty() {
             continue;
         }
-        log.set_alone(forward.is_alone());
         let batch = Batch::new(commands, bytes, slot);
         let (refused, returns, bound) = (batch.clone(), forward.clone(), !terms.is_empty());
         let answer = Callback::new(move |result| answer(result, replies, (&refused, &terms[..]), &returns));

@@ -143,6 +143,8 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let raft = raft.map_err(|e| fatal(&e))?;
     roster.follow(raft.metrics());
     forward.follow(raft.metrics());
+    let leads = forward.clone();
+    log.overlap_while(move || leads.leads_others());
     lead(&raft, &config).await?;
     reader.forget_tokens();
     if forward.lead().is_none_or(|lead| leases.lead(lead.term).is_err()) {
@@ -171,7 +173,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         spawn(revoker.run()),
         spawn(changes().run(asking)),
     ];
-    let proposer = spawn(proposer::run(raft.clone(), log.clone(), queue.clone(), limits, forward.clone()));
+    let proposer = spawn(proposer::run(raft.clone(), queue.clone(), limits, forward.clone()));
     let failure = Arc::new(OnceLock::new());
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);

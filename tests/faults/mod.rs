@@ -4,6 +4,7 @@
 mod audit;
 mod disk;
 mod kills;
+mod large;
 pub mod linear;
 mod load;
 pub mod order;

@@ -1,8 +1,8 @@
 //! The raft log: entries, vote, committed and purged positions, as openraft wants them stored.
 //!
-//! Writes go to a thread of their own ([`writer`]), but for those of a member that is alone, and are readable at once from
-//! the tail in memory; openraft is told when they are on stable storage. The order of writes is the order of calls, votes
-//! included.
+//! A leader's writes go to a thread of their own ([`writer`]), beside which entries are sent to the others; elsewhere the
+//! thread that appends them writes them. They are readable at once from the tail in memory; openraft is told when they are
+//! on stable storage. The order of writes is the order of calls, votes included.
 
 pub(crate) mod disk;
 pub(crate) mod memory;
@@ -15,10 +15,7 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, Range, RangeBounds},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -54,8 +51,8 @@ struct Inner {
     disk: Arc<dyn Disk>,
     writes: Writes,
     shared: Arc<Shared>,
-    /// Whether this member has nobody to talk to while it waits for the disk.
-    alone: AtomicBool,
+    /// Whether there is something else to do while an entry is on its way to the disk.
+    overlaps: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     tail_bytes: usize,
 }
 
@@ -102,10 +99,7 @@ impl LogStore {
         let (writes, thread) = writer::start(disk.clone(), shared.clone())?;
         let state =
             Mutex::new(State { vote, purged, first: bounds.map(|(first, _)| first), last, tail: Tail::default() });
-        Ok((
-            LogStore(Arc::new(Inner { state, disk, writes, shared, alone: AtomicBool::new(false), tail_bytes })),
-            thread,
-        ))
+        Ok((LogStore(Arc::new(Inner { state, disk, writes, shared, overlaps: OnceLock::new(), tail_bytes })), thread))
     }
 
     /// What the log thread has counted.
@@ -128,10 +122,11 @@ impl LogStore {
         self.0.disk.interrupt();
     }
 
-    /// Says whether entries are to be written by whoever appends them, who then waits for the disk and does nothing else:
-    /// right for a member that is alone, whose next entry leaves when this one is applied.
-    pub(crate) fn set_alone(&self, alone: bool) {
-        self.0.alone.store(alone, Ordering::Relaxed);
+    /// While `overlaps` says so, entries are left to the thread; else whoever appends them writes them, and does nothing else
+    /// until they are on disk: right for all but a leader of others, since what comes next waits for it anyway.
+    pub(crate) fn overlap_while(&self, overlaps: impl Fn() -> bool + Send + Sync + 'static) {
+        // Said once.
+        let _ = self.0.overlaps.set(Box::new(overlaps));
     }
 
     fn send(&self, request: Request) -> io::Result<()> {
@@ -361,9 +356,9 @@ impl RaftLogStorage<Types> for LogStore {
             state.tail.shrink(self.0.tail_bytes, durable);
         }
         let append = Request::Append { entries, done: callback };
-        match self.0.alone.load(Ordering::Relaxed) {
-            true => self.0.writes.write(append).map_err(|Ended| self.closed()),
-            false => self.send(append),
+        match self.0.overlaps.get().is_none_or(|overlaps| overlaps()) {
+            true => self.send(append),
+            false => self.0.writes.write(append).map_err(|Ended| self.closed()),
         }
     }
 

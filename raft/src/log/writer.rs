@@ -1,5 +1,5 @@
-//! The log thread: turns everything that waits into one write and one sync, in the order it was asked for. A
-//! member that is alone has nobody to talk to meanwhile: it writes itself and saves the wake-ups of two threads.
+//! The log thread: turns everything that waits into one write and one sync, in the order it was asked for.
+//! Who has nothing else to do meanwhile writes itself ([`Writes::write`]), and saves the wake-ups of two threads.
 
 #[cfg(not(feature = "sim"))]
 use std::thread::JoinHandle;

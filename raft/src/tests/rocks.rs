@@ -24,7 +24,8 @@ async fn log_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         (Arc::new(SegmentDisk::open(dir.path()).unwrap()) as Arc<dyn Disk>, dir)
     };
-    passes_up_to_transfer(Builder { disk, tail_bytes: 0 }).await;
+    let with = |overlaps| passes_up_to_transfer(Builder { disk, tail_bytes: 0, overlaps });
+    tokio::join!(with(true), with(false));
 }
 
 #[tokio::test]

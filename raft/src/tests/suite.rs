@@ -18,10 +18,12 @@ use crate::{
     types::Types,
 };
 
-/// Makes stores whose tail holds at most `tail_bytes`: with 0 nearly every read goes to the disk.
+/// Makes stores whose tail holds at most `tail_bytes`: with 0 nearly every read goes to the disk. Entries are written by the
+/// log's thread where that `overlaps` with anything, else by who appends them.
 pub(super) struct Builder<F> {
     pub(super) disk: F,
     pub(super) tail_bytes: usize,
+    pub(super) overlaps: bool,
 }
 
 impl<F, G> StoreBuilder<Types, LogStore, StateMachine, (LogThread, G)> for Builder<F>
@@ -32,6 +34,8 @@ where
     async fn build(&self) -> Result<((LogThread, G), LogStore, StateMachine), StorageError<Types>> {
         let (disk, guard) = (self.disk)();
         let (log, thread) = LogStore::open(disk, self.tail_bytes).unwrap();
+        let overlaps = self.overlaps;
+        log.overlap_while(move || overlaps);
         let engine = Engine::open(Arc::new(MemoryBackend::new())).unwrap();
         let leases =
             Arc::new(Leases::new(1, Arc::new(MonotonicClock::default()), std::time::Duration::MAX, engine.reader()));
@@ -55,9 +59,10 @@ where
 
 #[tokio::test]
 async fn log_in_memory() {
-    let with_tail = |tail_bytes| {
-        passes_up_to_transfer(Builder { disk: || (Arc::new(MemoryDisk::default()) as Arc<dyn Disk>, ()), tail_bytes })
+    let with = |tail_bytes, overlaps| {
+        let disk = || (Arc::new(MemoryDisk::default()) as Arc<dyn Disk>, ());
+        passes_up_to_transfer(Builder { disk, tail_bytes, overlaps })
     };
     // Together, because the suite sleeps a lot.
-    tokio::join!(with_tail(0), with_tail(1 << 20));
+    tokio::join!(with(0, true), with(1 << 20, true), with(0, false), with(1 << 20, false));
 }

@@ -11,7 +11,6 @@ mod poll;
 mod port;
 mod property;
 mod renewals;
-mod renewals;
 mod scenario;
 mod stores;
 mod watches;

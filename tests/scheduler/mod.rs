@@ -3,4 +3,5 @@
 mod commands;
 mod kills;
 mod upstream;
+mod volumes;
 mod world;

@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::volumes::volumes;
 use super::world::{self, pod};
 use crate::cluster::{START, free_port, peer};
 use crate::poll;
@@ -22,7 +23,7 @@ const PODS: usize = 2_000;
 /// Milli-CPUs of a node, and of a pod.
 const CPU: &str = "4";
 /// Longest reaction on a busy machine, in seconds.
-const REACTION: u64 = 60;
+pub const REACTION: u64 = 60;
 
 const PRIORITY_CLASSES: Gvr = Gvr {
     group: "scheduling.k8s.io",
@@ -40,7 +41,7 @@ const BUDGETS: Gvr = Gvr {
 };
 
 /// The API server with its store, and a client of its administrator.
-struct Upstream {
+pub struct Upstream {
     _store: Server,
     _api: Program,
     runtime: Runtime,
@@ -95,35 +96,35 @@ impl Upstream {
         upstream
     }
 
-    fn get(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<Value, String> {
+    pub fn get(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<Value, String> {
         self.runtime.block_on(self.client.get(gvr, namespace, name)).map_err(|error| error.to_string())
     }
 
-    fn create(&self, gvr: &Gvr, namespace: &str, object: &Value) {
+    pub fn create(&self, gvr: &Gvr, namespace: &str, object: &Value) {
         let created = self.runtime.block_on(self.client.create::<IgnoredAny>(gvr, namespace, object));
         created.unwrap_or_else(|error| panic!("{error}: {object}"));
     }
 
-    fn pod(&self, name: &str, metadata: Value, spec: Value) {
+    pub fn pod(&self, name: &str, metadata: Value, spec: Value) {
         self.create(&Gvr::PODS, "default", &pod(name, metadata, spec));
     }
 
-    fn patch(&self, gvr: &Gvr, namespace: &str, name: &str, sub: &str, patch: &Value) {
+    pub fn patch(&self, gvr: &Gvr, namespace: &str, name: &str, sub: &str, patch: &Value) {
         let call = self.client.patch::<IgnoredAny>(gvr, namespace, name, sub, PatchKind::Merge, patch);
         self.runtime.block_on(call).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
     /// Deletes at once, without anybody's consent.
-    fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) {
+    pub fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) {
         let options = json!({"gracePeriodSeconds": 0});
         self.runtime.block_on(self.client.delete(gvr, namespace, name, &options)).expect("deleted");
     }
 
-    fn until<T>(&self, what: &str, seconds: u64, look: impl FnMut() -> Result<T, String>) -> T {
+    pub fn until<T>(&self, what: &str, seconds: u64, look: impl FnMut() -> Result<T, String>) -> T {
         poll::until(what, seconds, look)
     }
 
-    fn node_of(&self, name: &str) -> String {
+    pub fn node_of(&self, name: &str) -> String {
         self.until(&format!("{name} is bound"), REACTION, || {
             let pod = self.get(&Gvr::PODS, "default", name)?;
             pod["spec"]["nodeName"].as_str().map(String::from).ok_or_else(|| pod["status"].to_string())
@@ -131,17 +132,25 @@ impl Upstream {
     }
 
     /// Waits until the scheduler says why a pod waits.
-    fn told(&self, name: &str, message: &str) {
+    pub fn told(&self, name: &str, reason: &str, message: &str) {
         self.until(&format!("{name}: {message}"), REACTION, || {
             let pod = self.get(&Gvr::PODS, "default", name)?;
             let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let found = conditions.iter().any(|condition| {
                 condition["type"] == "PodScheduled"
                     && condition["status"] == "False"
-                    && condition["reason"] == "Unschedulable"
+                    && condition["reason"] == reason
                     && condition["message"].as_str().is_some_and(|text| text.starts_with(message))
             });
             if found { Ok(()) } else { Err(pod["status"].to_string()) }
+        });
+    }
+
+    /// Waits until an event about a pod has this reason.
+    fn has_event(&self, name: &str, reason: &str) {
+        self.until(&format!("an event {reason} of {name}"), REACTION, || {
+            let reasons = self.events(name);
+            if reasons.iter().any(|have| have == reason) { Ok(()) } else { Err(format!("{reasons:?}")) }
         });
     }
 
@@ -155,7 +164,7 @@ impl Upstream {
 }
 
 /// A pod for one node alone.
-fn on(node: &str) -> Value {
+pub fn on(node: &str) -> Value {
     json!({"nodeSelector": {"kubernetes.io/hostname": node}})
 }
 
@@ -164,15 +173,16 @@ fn an_unmodified_kube_apiserver_is_served() {
     let Some(binary) = peer("KELSON_TEST_KUBE_APISERVER", "the scheduler at a real kube-apiserver") else { return };
     let upstream = Upstream::start(&binary);
     upstream.runtime.block_on(world::create_nodes(&upstream.client, NODES, CPU));
-    let scheduler = world::scheduler(&upstream.scheduler, &[]);
-    burst(&upstream, &scheduler);
+    let mut scheduler = world::scheduler(&upstream.scheduler, &[]);
+    burst(&upstream, &mut scheduler);
     taints_and_cordons(&upstream);
     deletions(&upstream);
     preemption(&upstream);
     budgets(&upstream);
+    volumes(&upstream);
 }
 
-fn burst(upstream: &Upstream, scheduler: &Program) {
+fn burst(upstream: &Upstream, scheduler: &mut Program) {
     let before = cpu_seconds(scheduler.id());
     let began = Instant::now();
     let client = upstream.client.clone();
@@ -181,11 +191,13 @@ fn burst(upstream: &Upstream, scheduler: &Program) {
         async move { client.create::<IgnoredAny>(&Gvr::PODS, "default", &pod).await.map(|_| ()) }
     }));
     let created = began.elapsed();
-    let unbound = ListParams { field_selector: "spec.nodeName=".into(), ..ListParams::default() };
+    // One of them tells: the API server is to bind pods, not to list them.
+    let unbound = ListParams { field_selector: "spec.nodeName=".into(), limit: 1, ..ListParams::default() };
     upstream.until("every pod is bound", 300, || {
-        let left = upstream.runtime.block_on(upstream.client.list::<IgnoredAny>(&Gvr::PODS, "default", &unbound));
-        let left = left.map_err(|error| error.to_string())?.items.len();
-        if left == 0 { Ok(()) } else { Err(format!("{left} pods are not")) }
+        assert!(scheduler.exited().is_none(), "the scheduler has ended: {}", scheduler.output());
+        let left = upstream.runtime.block_on(upstream.client.list::<Value>(&Gvr::PODS, "default", &unbound));
+        let left = left.map_err(|error| error.to_string())?.items;
+        left.first().map_or(Ok(()), |pod| Err(format!("{} is not: {}", pod["metadata"]["name"], pod["status"])))
     });
     let took = began.elapsed();
     eprintln!(
@@ -194,10 +206,7 @@ fn burst(upstream: &Upstream, scheduler: &Program) {
         took.as_secs_f64(),
         (cpu_seconds(scheduler.id()) - before) * 1e3 / PODS as f64,
     );
-    upstream.until("an event says so", REACTION, || {
-        let reasons = upstream.events("burst-0");
-        if reasons.iter().any(|reason| reason == "Scheduled") { Ok(()) } else { Err(format!("{reasons:?}")) }
-    });
+    upstream.has_event("burst-0", "Scheduled");
     // PODS divided evenly: the best node is always the emptiest.
     let listed = upstream.runtime.block_on(upstream.client.list::<Value>(
         &Gvr::PODS,
@@ -238,14 +247,15 @@ fn taints_and_cordons(upstream: &Upstream) {
         json!({}),
         json!({"nodeSelector": {"kubernetes.io/hostname": "node-1"}, "tolerations": tolerations}),
     );
-    upstream.told("tainted", "0/200 nodes are available: 1 node(s) had untolerated taint");
+    upstream.told("tainted", "Unschedulable", "0/200 nodes are available: 1 node(s) had untolerated taint");
     upstream.told(
         "cordoned",
+        "Unschedulable",
         "0/200 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, \
          198 node(s) didn't match Pod's node affinity/selector.",
     );
     assert_eq!(upstream.node_of("tolerant"), "node-1");
-    assert!(upstream.events("tainted").iter().any(|reason| reason == "FailedScheduling"));
+    upstream.has_event("tainted", "FailedScheduling");
     taint(Value::Null);
     cordon(false);
     assert_eq!(upstream.node_of("tainted"), "node-1");
@@ -271,7 +281,11 @@ fn deletions(upstream: &Upstream) {
         upstream.delete(&Gvr::PODS, "default", "probe");
         Err("bound to a node that is gone".into())
     });
-    upstream.told("probe", "0/199 nodes are available: 199 node(s) didn't match Pod's node affinity/selector.");
+    upstream.told(
+        "probe",
+        "Unschedulable",
+        "0/199 nodes are available: 199 node(s) didn't match Pod's node affinity/selector.",
+    );
     // It comes back under its name; node-0 to node-199 exist but for this one.
     let allocatable = json!({"cpu": CPU, "memory": "32Gi", "pods": "110"});
     upstream.create(
@@ -298,6 +312,7 @@ fn deletions(upstream: &Upstream) {
     big("waiter");
     upstream.told(
         "waiter",
+        "Unschedulable",
         "0/200 nodes are available: 1 Insufficient memory, 199 node(s) didn't match Pod's node affinity/selector.",
     );
     upstream.delete(&Gvr::PODS, "default", "holder");
@@ -330,15 +345,18 @@ fn preemption(upstream: &Upstream) {
     );
     // `waiter` has node-4's memory.
     upstream.pod("preemptor", json!({}), important("node-4", "31Gi"));
+    // While its victim is on the way out: a binding ends the nomination.
+    upstream.until("it is nominated", REACTION, || {
+        let preemptor = upstream.get(&Gvr::PODS, "default", "preemptor")?;
+        if preemptor["status"]["nominatedNodeName"] == "node-4" { Ok(()) } else { Err(preemptor["status"].to_string()) }
+    });
     let conditions = upstream.until("the victim goes", REACTION, || end_terminating(upstream, "waiter"));
     let target =
         conditions.as_array().and_then(|all| all.iter().find(|one| one["type"] == "DisruptionTarget").cloned());
     let target = target.unwrap_or_else(|| panic!("no DisruptionTarget in {conditions}"));
     assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("PreemptionByScheduler")));
     assert_eq!(upstream.node_of("preemptor"), "node-4");
-    assert!(upstream.events("waiter").iter().any(|reason| reason == "Preempted"));
-    let preemptor = upstream.get(&Gvr::PODS, "default", "preemptor").expect("it is there");
-    assert_eq!(preemptor["status"]["nominatedNodeName"], "node-4");
+    upstream.has_event("waiter", "Preempted");
 }
 
 /// Of two nodes, one has a victim that a budget protects: the other one's goes.

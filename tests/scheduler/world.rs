@@ -37,17 +37,21 @@ impl World {
         World { server, _api: api, runtime, client }
     }
 
-    /// Starts a scheduler whose lease holds for a second.
+    /// Starts a scheduler whose lease holds for a second: another one takes over soon, and on a busy machine it may lose it.
     pub fn scheduler(&self) -> Program {
-        scheduler(&self.server.path("pki/scheduler.kubeconfig"), &[])
+        let lease = [
+            "--leader-elect-lease-duration=1s",
+            "--leader-elect-renew-deadline=700ms",
+            "--leader-elect-retry-period=200ms",
+        ];
+        scheduler(&self.server.path("pki/scheduler.kubeconfig"), &lease)
     }
 }
 
-/// `kelson scheduler` whose lease holds for a second.
+/// `kelson scheduler` with these flags beside its API server.
 pub fn scheduler(kubeconfig: &Path, flags: &[&str]) -> Program {
     let mut command = Command::new(KELSON);
-    command.args(["scheduler", "--leader-elect-lease-duration=1s", "--leader-elect-renew-deadline=700ms"]);
-    command.args(["--leader-elect-retry-period=200ms", "--kubeconfig"]).arg(kubeconfig).args(flags);
+    command.args(["scheduler", "--kubeconfig"]).arg(kubeconfig).args(flags);
     Program::start("kelson scheduler", &mut command)
 }
 

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
 use kelson_controllers::scheduler::{self, Attempt, Config, Metrics};
 use kelson_kube::{Gateway, User};
 use kelson_sched::Waits;
 use kelson_wire::kube::{Body, BoxError, Client, Gvr, ListParams, PatchKind, Transport};
 use kelson_wire::model::ModelStore;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +49,88 @@ impl Transport for Lossy {
             }
             _ => self.inner.call(request).await,
         }
+    }
+}
+
+/// A network on which some requests wait until they are let through.
+struct Gate {
+    inner: Arc<dyn Transport>,
+    /// Where the path ends of requests that wait.
+    held: &'static str,
+    open: watch::Sender<bool>,
+    /// Bindings that have come, and that have been answered: one at a time, in their order.
+    came: watch::Sender<usize>,
+    answered: watch::Sender<usize>,
+    /// Whether the answer of the first binding is lost, and nothing that happens to pods is seen from then on.
+    blind: bool,
+    sighted: watch::Sender<bool>,
+}
+
+impl Gate {
+    fn new(world: &World, held: &'static str, blind: bool) -> Arc<Gate> {
+        Arc::new(Gate {
+            inner: world.gateway.transport(admin()),
+            held,
+            open: watch::Sender::new(false),
+            came: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
+            blind,
+            sighted: watch::Sender::new(true),
+        })
+    }
+
+    /// Returns when so many bindings have come.
+    async fn bindings(&self, count: usize) {
+        let mut came = self.came.subscribe();
+        tokio::time::timeout(DEADLINE, came.wait_for(|came| *came >= count)).await.unwrap().unwrap();
+    }
+
+    /// Returns when so many bindings have been answered.
+    async fn answers(&self, count: usize) {
+        let mut answered = self.answered.subscribe();
+        tokio::time::timeout(DEADLINE, answered.wait_for(|answered| *answered >= count)).await.unwrap().unwrap();
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for Gate {
+    async fn call(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, BoxError> {
+        let path = request.uri().path().to_string();
+        if path.ends_with("/binding") {
+            let mut number = 0;
+            self.came.send_modify(|came| {
+                number = *came;
+                *came += 1;
+            });
+            if self.held == "/binding" {
+                self.open.subscribe().wait_for(|open| *open).await?;
+            }
+            self.answered.subscribe().wait_for(|answered| *answered == number).await?;
+            let lost = self.blind && number == 0;
+            if lost {
+                self.sighted.send_replace(false);
+            }
+            let answer = self.inner.call(request).await;
+            self.answered.send_modify(|answered| *answered += 1);
+            return if lost { Err("the answer was lost".into()) } else { answer };
+        }
+        if path.ends_with(self.held) {
+            self.open.subscribe().wait_for(|open| *open).await?;
+        }
+        let watched = path == "/api/v1/pods" && self.blind;
+        let response = self.inner.call(request).await?;
+        if !watched {
+            return Ok(response);
+        }
+        let sighted = self.sighted.subscribe();
+        Ok(response.map(|body| {
+            let next = |(mut body, mut sighted): (Body, watch::Receiver<bool>)| async move {
+                let frame = body.frame().await?;
+                let _ = sighted.wait_for(|sighted| *sighted).await;
+                Some((frame, (body, sighted)))
+            };
+            StreamBody::new(futures_util::stream::unfold((body, sighted), next)).boxed_unsync()
+        }))
     }
 }
 
@@ -301,5 +385,64 @@ async fn priority_decides_who_gets_the_last_place() {
     world.pod("ours", 10, json!({})).await;
     let pods = world.until("ours", |pods| !node_of(&pods["ours"]).is_empty()).await;
     assert!(node_of(&pods["foreign"]).is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_pod_of_that_name_is_not_bound_in_its_place() {
+    let world = World::new().await;
+    world.node("a", 1_000, json!({})).await;
+    world.node("b", 1_000, json!({})).await;
+    let gate = Gate::new(&world, "/binding", false);
+    let running = world.start_on(gate.clone(), 1);
+    world.pod("web", 100, json!({ "nodeSelector": { "host": "a" } })).await;
+    gate.bindings(1).await;
+    // Its binding is on the way when it goes and another one comes.
+    world.client.delete(&Gvr::PODS, "default", "web", &json!({ "gracePeriodSeconds": 0 })).await.unwrap();
+    world.pod("web", 100, json!({ "nodeSelector": { "host": "b" } })).await;
+    gate.open.send_replace(true);
+    let pods = world.until("the new one is bound", |pods| !node_of(&pods["web"]).is_empty()).await;
+    assert_eq!(node_of(&pods["web"]), "b");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_whose_answer_was_lost_is_asked_about() {
+    let world = World::new().await;
+    world.node("only", 1_000, json!({})).await;
+    world.pod("first", 600, json!({ "priority": 1 })).await;
+    world.pod("second", 600, json!({})).await;
+    // The watch shows nothing of it either.
+    let gate = Gate::new(&world, "/none", true);
+    let running = world.start_on(gate.clone(), 1);
+    gate.answers(2).await;
+    // It is there: that was no failure, and the place is taken. Whoever comes later is placed by what is known then.
+    world.pod("later", 1, json!({})).await;
+    gate.sighted.send_replace(true);
+    let pods = world.until("the later one is bound", |pods| !node_of(&pods["later"]).is_empty()).await;
+    assert_eq!(running.metrics.attempts(Attempt::Error), 0, "a binding that is there is no failure");
+    assert_eq!((node_of(&pods["first"]), node_of(&pods["second"])), ("only", ""));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_placed_before_everything_has_been_read() {
+    let world = World::new().await;
+    world.node("only", 1_000, json!({})).await;
+    let labels = json!({ "metadata": { "labels": { "team": "a" } } });
+    let _: Value = world.client.patch(&Gvr::NAMESPACES, "", "default", "", PatchKind::Merge, &labels).await.unwrap();
+    let away = json!({ "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [{
+        "topologyKey": "host", "labelSelector": {}, "namespaceSelector": { "matchLabels": { "team": "a" } },
+    }] } } });
+    world.pod("there", 100, json!({ "nodeName": "only" })).await;
+    world.pod("shy", 100, away).await;
+    // Without the namespace's labels the pod keeps away from nobody.
+    let gate = Gate::new(&world, "/api/v1/namespaces", false);
+    let running = world.start_on(gate.clone(), 1);
+    let early = tokio::time::timeout(Duration::from_millis(500), gate.bindings(1)).await;
+    assert!(early.is_err(), "it was placed by half the truth");
+    gate.open.send_replace(true);
+    let why = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.";
+    world.until("told", |pods| told(&pods["shy"]).starts_with(why)).await;
     running.stop().await;
 }

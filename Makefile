@@ -31,6 +31,7 @@ test: setup peers
 	@cargo test --workspace --no-run
 	@echo "running the tests"
 	@$(MAKE) --no-print-directory cargo-test
+	@$(MAKE) --no-print-directory sim-test
 	@$(MAKE) --no-print-directory loom
 
 # A second make, so that the variables above see the peers that the first one built.
@@ -47,17 +48,22 @@ loom: ## the interleavings of the lock-free parts, in a target folder of their o
 	@echo "checking the interleavings of the lock-free parts with loom (compiles for about a minute the first time)"
 	@CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom RUSTFLAGS="--cfg loom" cargo test -q -p kelson-engine -p kelson-sched --lib loom
 
-.PHONY: sim
+.PHONY: sim sim-test
 sim: ## a whole cluster in simulation: make sim SEEDS=1000, or one seed with its trace: make sim SEED=17
 	@echo "compiling the simulation (about two minutes the first time)"
-	@cd tests/sim && cargo build -q --locked
-	@$(CARGO_TARGET_DIR)/debug/kelson-sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --from $(or $(FROM),0)) \
-		$(if $(BUG),--bug $(BUG))
+	@cd tests/sim && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/sim cargo build -q --locked
+	@$(CARGO_TARGET_DIR)/sim/debug/kelson-sim $(if $(BUG),--bug $(BUG)) $(if $(FINDS),--finds $(FINDS),\
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --from $(or $(FROM),0)))
+
+sim-test:
+	@echo "testing the simulation of a cluster (compiles for about two minutes the first time)"
+	@cd tests/sim && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/sim cargo test -q --locked
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cd tests/sim && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
+	cd tests/sim && cargo fmt --check && \
+		CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/sim cargo clippy --locked --all-targets -- -D warnings
 
 setup:
 	@bash .ci/setup

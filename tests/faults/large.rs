@@ -102,16 +102,13 @@ fn data_sets_larger_than_memory_are_served() {
         program
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let channel = runtime.block_on(async {
-        let endpoint = Channel::from_shared(place.url()).expect("a URL");
-        endpoint.connect_lazy()
-    });
-    let store = start();
+    let connect = || runtime.block_on(async { Channel::from_shared(place.url()).expect("a URL").connect_lazy() });
+    let (store, channel) = (start(), connect());
     runtime.block_on(put_all(&channel, count));
     runtime.block_on(read_all(&channel, count));
     let filled = peak(&store);
     store.kill();
-    let store = start();
+    let (store, channel) = (start(), connect());
     runtime.block_on(read_all(&channel, count));
     let again = peak(&store);
     eprintln!("{mib} MiB of values: at most {filled} MiB of memory, {again} MiB after a restart");

@@ -15,6 +15,12 @@ pub(crate) trait Staging: Send + Sync + 'static {
 
     /// The backend is whole and on stable storage: the next start takes it for the state.
     fn keep(&self, backend: Arc<dyn Backend>) -> Result<(), Error>;
+
+    /// How long it takes until the backend is on stable storage.
+    #[cfg(feature = "sim")]
+    fn flushes(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// In memory, for whoever starts the next node to take.

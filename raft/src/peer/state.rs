@@ -243,6 +243,9 @@ async fn write_aside(mut incoming: Incoming, mut chunks: mpsc::Receiver<Option<B
 #[cfg(feature = "sim")]
 async fn write_aside(mut incoming: Incoming, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<bool, Error> {
     while let Some(chunk) = chunks.recv().await {
+        if chunk.is_none() {
+            tokio::time::sleep(incoming.staging.flushes()).await;
+        }
         if incoming.take(chunk)? {
             return Ok(incoming.kept);
         }

@@ -55,9 +55,12 @@ struct Inner {
     received: bool,
 }
 
+/// How many times as long as a synced write of the log it takes to have a whole state on the disk.
+const WHOLE: u32 = 10;
+
 /// Received states.
-#[derive(Default)]
 struct Incoming {
+    pace: Pace,
     open: Mutex<Option<Arc<MemoryBackend>>>,
     kept: Mutex<Option<Arc<MemoryBackend>>>,
 }
@@ -73,6 +76,11 @@ impl Staging for Incoming {
         *self.kept.lock() = self.open.lock().take();
         Ok(())
     }
+
+    fn flushes(&self) -> Duration {
+        // That the disk is broken is found out by the log.
+        (self.pace)().unwrap_or_default() * WHOLE
+    }
 }
 
 impl Medium {
@@ -81,7 +89,8 @@ impl Medium {
         let pace: Pace = Arc::new(pace);
         let log = Arc::new(SimDisk::new(Content::default(), pace.clone()));
         let inner = Inner { log, state: Arc::new(MemoryBackend::with_crashes()), received: false };
-        Medium { pace, inner: Mutex::new(inner), incoming: Arc::default() }
+        let incoming = Incoming { pace: pace.clone(), open: Mutex::default(), kept: Mutex::default() };
+        Medium { pace, inner: Mutex::new(inner), incoming: Arc::new(incoming) }
     }
 
     pub(super) fn parts(&self) -> Parts {

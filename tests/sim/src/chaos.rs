@@ -33,22 +33,32 @@ pub async fn rage(world: &Arc<World>, lasting: Duration) {
     }
 }
 
+/// When a member ends that is aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It has applied an entry with a revision before all others.
+    Applied,
+    /// The same without one: of leases, mostly.
+    Quiet,
+    /// It leads, and a client was told that its lease is renewed.
+    Renewed,
+}
+
 /// A member's end that is bound to a moment: see [`Chaos::aim`].
 pub struct Aim {
-    /// Entries that still pass.
+    /// How often the moment still passes.
     skipped: u64,
-    /// Meant is one that makes no revision: of leases, mostly.
-    quiet: bool,
+    moment: Moment,
     after: Duration,
     how: Crash,
     down: Duration,
 }
 
 impl Aim {
-    /// A member has applied an entry before all others.
-    pub fn applied(world: &Arc<World>, member: &Arc<Member>, quiet: bool) {
+    /// Such a moment has come for a member, or for whoever leads.
+    pub fn at(world: &Arc<World>, moment: Moment, member: Option<&Arc<Member>>) {
         let mut aim = world.aim.lock();
-        if aim.as_ref().is_some_and(|aim| aim.quiet && !quiet) {
+        if aim.as_ref().is_none_or(|aim| aim.moment != moment) {
             return;
         }
         if let Some(Aim { skipped: skipped @ 1.., .. }) = &mut *aim {
@@ -57,7 +67,8 @@ impl Aim {
         }
         let Some(Aim { after, how, down, .. }) = aim.take() else { return };
         drop(aim);
-        let (world, member) = (world.clone(), member.clone());
+        let Some(member) = member.cloned().or_else(|| leader(world).map(|(leader, _)| leader)) else { return };
+        let world = world.clone();
         // Not within the step that applies.
         tokio::spawn(async move {
             if !after.is_zero() {
@@ -80,6 +91,7 @@ enum Fault {
     Lose,
     Reset,
     Kill,
+    KillWriter,
     Aim,
     KillAll,
     Restart,
@@ -101,7 +113,7 @@ struct Mix {
 }
 
 impl Mix {
-    const USUAL: [(Fault, u64); 17] = [
+    const USUAL: [(Fault, u64); 18] = [
         (Fault::Split, 2),
         (Fault::Isolate, 2),
         (Fault::OneWay, 2),
@@ -109,11 +121,12 @@ impl Mix {
         (Fault::Lose, 1),
         (Fault::Reset, 1),
         (Fault::Kill, 3),
+        (Fault::KillWriter, 2),
         (Fault::Aim, 3),
         (Fault::KillAll, 1),
         (Fault::Restart, 1),
         (Fault::SlowDisk, 3),
-        (Fault::SlowDisks, 1),
+        (Fault::SlowDisks, 2),
         (Fault::BreakDisk, 1),
         (Fault::Interrupt, 6),
         (Fault::Transfer, 2),
@@ -141,6 +154,15 @@ impl Mix {
     }
 }
 
+/// The one that leads, as far as it knows.
+fn leader(world: &World) -> Option<(Arc<Member>, Node)> {
+    let led = |member: Arc<Member>| {
+        let (node, _) = member.running()?;
+        node.is_leader().then_some((member, node))
+    };
+    world.members().into_iter().filter_map(led).max_by_key(|(_, node)| node.status().term)
+}
+
 struct Chaos {
     world: Arc<World>,
     dice: Dice,
@@ -158,13 +180,8 @@ impl Chaos {
         self.dice.pick(&self.world.members())
     }
 
-    /// The one that leads, as far as it knows.
     fn leader(&self) -> Option<(Arc<Member>, Node)> {
-        let led = |member: Arc<Member>| {
-            let (node, _) = member.running()?;
-            node.is_leader().then_some((member, node))
-        };
-        self.world.members().into_iter().filter_map(led).max_by_key(|(_, node)| node.status().term)
+        leader(&self.world)
     }
 
     fn strike(&mut self) {
@@ -177,6 +194,7 @@ impl Chaos {
             Fault::Lose => self.world.net.lose(self.dice.between(1, 15)),
             Fault::Reset => self.reset(),
             Fault::Kill => self.kill(),
+            Fault::KillWriter => self.kill_writer(),
             Fault::Aim => self.aim(),
             Fault::KillAll => self.kill_all(),
             Fault::Restart => self.restart(),
@@ -190,21 +208,39 @@ impl Chaos {
         }
     }
 
-    /// While a whole state is on its way to a member, the others are led by another one, or its sender ends.
+    /// While a whole state is on its way to a member, the others are led by another one, or its sender ends. Where none is, a
+    /// member is left so far behind that it needs one.
     fn interrupt(&self) {
-        let Some((leader, _)) = self.leader() else { return };
-        let receiving = |member: &&Arc<Member>| member.id != leader.id && member.medium.is_receiving();
-        let Some(receiver) = self.world.members().iter().find(receiving).map(|member| member.id) else { return };
-        self.note(format!("member {receiver} is being sent the state"));
-        match self.dice.below(4) {
-            0 => self.isolate(),
-            1 => self.strike_at(&leader),
-            _ => {
-                // What is on its way arrives late.
-                self.world.net.slow((leader.id, receiver), self.dice.between(100, 1_000));
-                self.transfer();
-            }
+        let Some((leader, node)) = self.leader() else { return };
+        let members = self.world.members();
+        let (receiving, others): (Vec<_>, Vec<_>) = members
+            .into_iter()
+            .filter(|member| member.id != leader.id)
+            .partition(|member| member.medium.is_receiving());
+        let Some(receiver) = receiving.first() else { return self.leave_behind(leader.id) };
+        self.note(format!("member {} is being sent the state", receiver.id));
+        match (self.dice.below(5), self.dice.pick(&others)) {
+            (0, _) => self.strike_at(&leader),
+            (1 | 2, Some(next)) => self.hand_on((&leader, node), &next),
+            _ => self.isolate(),
         }
+    }
+
+    /// One that follows hears nothing for a while, and then what the leader sends arrives slowly.
+    fn leave_behind(&self, leader: u64) {
+        let others: Vec<u64> = self.ids().into_iter().filter(|id| *id != leader).collect();
+        let Some(last) = self.dice.pick(&others) else { return };
+        let (lasting, slow) = (self.dice.ms(500, 2_000), self.dice.between(50, 600));
+        self.note(format!("member {last} is left behind for {} ms", lasting.as_millis()));
+        let ways: Vec<_> = self.ids().into_iter().map(|other| (other, last)).collect();
+        self.world.net.cut(ways.clone());
+        let net = self.world.net.clone();
+        tokio::spawn(async move {
+            pause(lasting).await;
+            if net.open(ways) {
+                net.slow((leader, last), slow);
+            }
+        });
     }
 
     fn note(&self, what: impl AsRef<str>) {
@@ -252,21 +288,30 @@ impl Chaos {
     }
 
     fn strike_at(&self, victim: &Member) {
-        // What was being written then matters most to who comes back at once.
-        let most = if victim.medium.is_unsynced() && self.dice.percent(50) { 50 } else { 1_500 };
-        let (how, down) = (self.crash(), self.dice.ms(0, most));
+        let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
         self.note(format!("member {} ends: {how:?}, for {} ms", victim.id, down.as_millis()));
         victim.kill(&self.world, how, down);
     }
 
-    /// Whoever applies the next entry before all others, which is the leader, ends when it has, or soon after: it may have
-    /// answered, and the others do not know yet that the entry is committed.
+    /// A member that follows is killed while it writes, and comes back at once: it finds what is not on the disk yet.
+    fn kill_writer(&self) {
+        let leader = self.leader().map(|(leader, _)| leader.id);
+        let writes = |member: &&Arc<Member>| Some(member.id) != leader && member.medium.is_unsynced();
+        let Some(victim) = self.world.members().iter().find(writes).cloned() else { return };
+        let down = self.dice.ms(0, 20);
+        self.note(format!("member {} is killed while it writes, for {} ms", victim.id, down.as_millis()));
+        victim.kill(&self.world, Crash::Kill, down);
+    }
+
+    /// The leader ends when it has applied an entry, or soon after: it may have answered, and the others do not know yet that
+    /// the entry is committed.
     fn aim(&self) {
         let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
-        let after = if self.dice.percent(50) { Duration::ZERO } else { self.dice.ms(0, 8) };
-        let (skipped, quiet) = (self.dice.below(10), self.dice.percent(50));
-        self.note(format!("whoever applies an entry first ends: {how:?}, for {} ms", down.as_millis()));
-        *self.world.aim.lock() = Some(Aim { skipped, quiet, after, how, down });
+        let moment = self.dice.pick(&[Moment::Applied, Moment::Quiet, Moment::Renewed]).unwrap_or(Moment::Applied);
+        let after = if self.dice.percent(30) { Duration::ZERO } else { self.dice.ms(0, 8) };
+        let skipped = self.dice.below(8);
+        self.note(format!("the leader is aimed at: {moment:?}"));
+        *self.world.aim.lock() = Some(Aim { skipped, moment, after, how, down });
     }
 
     fn kill_all(&self) {
@@ -317,10 +362,16 @@ impl Chaos {
     }
 
     fn transfer(&self) {
-        let (Some((leader, node)), Some(next)) = (self.leader(), self.member()) else { return };
-        self.note(format!("member {} is to lead after {}", next.id, leader.id));
+        if let (Some((leader, node)), Some(next)) = (self.leader(), self.member()) {
+            self.hand_on((&leader, node), &next);
+        }
+    }
+
+    fn hand_on(&self, (leader, node): (&Member, Node), next: &Member) {
+        let next = next.id;
+        self.note(format!("member {next} is to lead after {}", leader.id));
         // It may be refused, or come to nothing.
-        tokio::spawn(async move { drop(node.transfer_leader(next.id).await) });
+        tokio::spawn(async move { drop(node.transfer_leader(next).await) });
     }
 
     fn jump(&self) {

@@ -11,6 +11,7 @@ use kelson_raft::{Error, Node, sim::Life};
 use tokio::task::JoinHandle;
 
 use crate::{
+    chaos::{Aim, Moment},
     dice::Dice,
     eye::everything,
     linear::{Action, Call, Swapped, Value},
@@ -392,6 +393,7 @@ impl Client {
                         if let Some(lease) = self.world.told.lock().leases.get_mut(&id) {
                             lease.renewed.push(start);
                         }
+                        Aim::at(&self.world, Moment::Renewed, None);
                     }
                     Err(_) => {}
                 }

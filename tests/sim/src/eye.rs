@@ -10,7 +10,7 @@ use kelson_raft::sim::{Ballot, Observe};
 use parking_lot::Mutex;
 
 use crate::{
-    chaos::Aim,
+    chaos::{Aim, Moment},
     invariant::{agreement, ballot, quorum, revisions},
     member::Member,
     truth::Change,
@@ -98,7 +98,8 @@ impl Observe for Eye {
         let is_new = agreement::applied(&world, self.id, (seen.applied, applied), revision, &events);
         if is_new {
             quorum::durable(&world, &member, applied);
-            Aim::applied(&world, &member, revision == seen.revision);
+            let moment = if revision == seen.revision { Moment::Quiet } else { Moment::Applied };
+            Aim::at(&world, moment, Some(&member));
         }
         if applied.index.is_multiple_of(HASHED) {
             agreement::hashed(&world, self.id, applied, engine);

@@ -63,12 +63,13 @@ fn asked() -> Result<Asked, String> {
     Ok(asked)
 }
 
-fn report(seed: u64, outcome: &Outcome) {
+fn report(seed: u64, bug: Option<Bug>, outcome: &Outcome) {
     outcome.trace.iter().for_each(|line| println!("{line}"));
     for violation in &outcome.violations {
         println!("VIOLATED: {violation}");
     }
-    println!("replay: make sim SEED={seed}");
+    let bug = bug.map_or_else(String::new, |bug| format!(" BUG={bug:?}"));
+    println!("replay: make sim SEED={seed}{bug}");
 }
 
 /// Prints the table of `tests.rs`: for each bug, or for one, the first seed that finds it, and by which invariant.
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
     plant::plant(asked.bug);
     if let Some(seed) = asked.seed {
         let outcome = world::run(seed, true);
-        report(seed, &outcome);
+        report(seed, asked.bug, &outcome);
         println!("trace hash {:016x}", outcome.hash);
         return if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -113,7 +114,7 @@ fn main() -> ExitCode {
         entries += outcome.entries;
         lasted += outcome.lasted.as_secs_f64();
         if !outcome.violations.is_empty() {
-            report(seed, &outcome);
+            report(seed, asked.bug, &outcome);
             failed.push(seed);
         }
         let done = seed - asked.from + 1;

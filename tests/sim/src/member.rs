@@ -93,6 +93,7 @@ pub struct Knobs {
     pub tail_bytes: usize,
     pub batch_commands: usize,
     pub checkpoint_ms: u64,
+    pub lease_check_ms: u64,
     /// How long a synced write takes at most, in milliseconds, while nothing is wrong with the disk.
     pub sync_ms: u64,
     /// Bytes of a whole state that are sent in a second.
@@ -111,6 +112,7 @@ impl Knobs {
             tail_bytes: pick(&[0, 0, 500, 8 << 20]) as usize,
             batch_commands: pick(&[1, 3, 1024]) as usize,
             checkpoint_ms: pick(&[600, 1_200, 300_000]),
+            lease_check_ms: pick(&[10, 50]),
             sync_ms: pick(&[1, 4, 4, 25]),
             state_rate: pick(&[10_000, 40_000, 64 << 20]),
             writers: pick(&[2, 4, 8]),
@@ -192,7 +194,7 @@ impl Member {
             heartbeat: Duration::from_millis(60),
             election: Duration::from_millis(600),
             request_timeout: Duration::from_secs(3),
-            lease_check: Duration::from_millis(50),
+            lease_check: Duration::from_millis(world.knobs.lease_check_ms),
             lease_checkpoint: Duration::from_millis(world.knobs.checkpoint_ms),
             snapshot_entries: self.snapshot_entries,
             kept_flushes: world.knobs.kept_flushes,

@@ -89,6 +89,15 @@ impl Net {
         self.inner.lock().cut.extend(ways);
     }
 
+    /// These ways are open again; whether one of them was still cut.
+    pub fn open(&self, ways: impl IntoIterator<Item = (u64, u64)>) -> bool {
+        let mut inner = self.inner.lock();
+        let opened = ways.into_iter().filter(|way| inner.cut.remove(way)).count();
+        drop(inner);
+        self.healed.notify_waiters();
+        opened > 0
+    }
+
     pub fn slow(&self, way: (u64, u64), ms: u64) {
         self.inner.lock().slow.insert(way, ms);
     }

@@ -6,6 +6,7 @@ mod cli;
 mod dev;
 mod folder;
 mod listen;
+mod memory;
 mod parts;
 mod process;
 mod progress;
@@ -24,10 +25,6 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
-
-// The default allocator is measurably slower here and keeps more memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());

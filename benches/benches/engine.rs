@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use kelson_engine::command::{Compare, CompareResult, CompareTarget, Op, Put, SortOrder, SortTarget, Txn};
+use kelson_engine::command::{Compare, CompareResult, CompareTarget, Op, Put, Txn};
 use kelson_engine::{Applied, Command, Engine, KeyRange, MemoryBackend, RangeRequest};
 
 /// Keys in the store when it is measured.
@@ -18,19 +18,7 @@ fn key(number: usize) -> Bytes {
 }
 
 fn range(start: Bytes, end: Bytes) -> RangeRequest {
-    RangeRequest {
-        range: KeyRange { start, end },
-        limit: 0,
-        revision: 0,
-        sort_order: SortOrder::None,
-        sort_target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(KeyRange { start, end }, 0)
 }
 
 /// An engine that holds `KEYS` keys of 1 KiB, and a counter of applied entries.

@@ -157,6 +157,25 @@ pub struct RangeRequest {
     pub max_create_revision: i64,
 }
 
+impl RangeRequest {
+    /// A read of every key of a range, in order, at a revision (0: the newest).
+    pub fn whole(range: KeyRange, revision: i64) -> RangeRequest {
+        RangeRequest {
+            range,
+            limit: 0,
+            revision,
+            sort_order: SortOrder::None,
+            sort_target: SortTarget::Key,
+            keys_only: false,
+            count_only: false,
+            min_mod_revision: 0,
+            max_mod_revision: 0,
+            min_create_revision: 0,
+            max_create_revision: 0,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeResponse {
     pub kvs: Vec<KeyValue>,

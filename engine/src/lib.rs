@@ -26,6 +26,8 @@ pub mod fuzz;
 mod hash;
 mod history;
 mod import;
+#[cfg(feature = "bench")]
+pub mod index;
 mod interest;
 mod lease;
 #[cfg(all(test, loom))]

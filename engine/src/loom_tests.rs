@@ -128,19 +128,7 @@ fn receive(watcher: &mut Watcher, max_events: usize, expected: &[i64]) {
 }
 
 fn read(reader: &Reader, revision: i64) -> Result<(i64, Vec<(Bytes, Bytes)>), Error> {
-    let request = RangeRequest {
-        range: all(),
-        limit: 0,
-        revision,
-        sort_order: Default::default(),
-        sort_target: Default::default(),
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    };
+    let request = RangeRequest::whole(all(), revision);
     let (current, response) = reader.range(&request)?;
     assert_eq!(response.count as usize, response.kvs.len());
     Ok((current, response.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect()))

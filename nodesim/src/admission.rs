@@ -15,12 +15,9 @@ pub(crate) fn refusal(spec: &PodSpec, plan: &Plan, node: &Node, shape: &Shape) -
         let text = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return refused("NodeAffinity", text.into());
     }
-    if let Some(taint) = node.taints.iter().find(|t| t.effect == "NoExecute" && !is_tolerated(t, &spec.tolerations)) {
-        let text = format!(
-            "Predicate TaintToleration failed: node(s) had untolerated taint {{{}: {}}}",
-            taint.key, taint.value
-        );
-        return refused("TaintToleration", text);
+    if node.taints.iter().any(|taint| taint.effect == "NoExecute" && !is_tolerated(taint, &spec.tolerations)) {
+        let text = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        return refused("TaintToleration", text.into());
     }
     let taken = |port: &crate::plan::HostPort| {
         node.host_ports.iter().any(|known| {

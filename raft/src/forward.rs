@@ -103,6 +103,13 @@ impl Forward {
         (now.state == ServerState::Leader).then_some(now.vote.leader_id)
     }
 
+    /// Whether this member is the only one, learners included, and leads.
+    pub(crate) fn is_alone(&self) -> bool {
+        let Some(metrics) = self.metrics.get() else { return false };
+        let now = metrics.borrow_watched();
+        now.state == ServerState::Leader && now.membership_config.nodes().count() == 1
+    }
+
     /// Sends what waits to the leader; returns when the next batch may form. Where nobody leads it goes back to the queue
     /// after a short while, and whoever has given up by then is left out.
     pub(crate) async fn send(self: &Arc<Self>, waiting: Vec<Waiting>) {

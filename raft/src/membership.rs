@@ -20,11 +20,11 @@ use tokio::{
 };
 
 use crate::{
-    Error,
+    Error, Member,
     node::Raft,
     peer::{Failure, Kind, Roster, message},
     proposer,
-    types::Peer,
+    types::{Membership, Peer},
 };
 
 /// Changes that may wait; one more is refused.
@@ -234,6 +234,19 @@ struct View {
     matched: BTreeMap<u64, u64>,
     /// Others that answered the leader lately.
     heard: BTreeSet<u64>,
+}
+
+/// Who the members are, as the membership says.
+pub(crate) fn members(membership: &Membership) -> Vec<Member> {
+    let votes: BTreeSet<u64> = membership.voter_ids().collect();
+    let member = |(id, peer): (&u64, &Peer)| Member {
+        id: *id,
+        name: peer.name.clone(),
+        peer_urls: peer.peer_urls.clone(),
+        client_urls: peer.client_urls.clone(),
+        is_learner: peer.learner && !votes.contains(id),
+    };
+    membership.nodes().map(member).collect()
 }
 
 fn shares(one: &[String], other: &[String]) -> bool {

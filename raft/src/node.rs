@@ -25,7 +25,7 @@ use crate::{
     inbox::{Inbox, Ticket},
     leases::{self, Leases},
     log::LogStore,
-    membership::{Asked, Change},
+    membership::{self, Asked, Change},
     peer::{Connection, Failure, Host, Kind, Roster, message},
     queue::{Queue, Reply},
     start::{self, Parts},
@@ -218,17 +218,11 @@ impl Node {
     /// members those it was founded with or that a [`Change`] has set since. A member without a name has not started yet.
     pub fn members(&self) -> Vec<Member> {
         let config = &self.inner.config;
-        let membership = self.inner.metrics.borrow_watched().membership_config.clone();
-        let voters: Vec<u64> = membership.voter_ids().collect();
-        let member = |(id, peer): (&u64, &crate::types::Peer)| {
-            let is_learner = peer.learner && !voters.contains(id);
-            let (name, client_urls) = match *id == config.node_id {
-                true => (config.name.clone(), config.client_urls.clone()),
-                false => (peer.name.clone(), peer.client_urls.clone()),
-            };
-            Member { id: *id, name, peer_urls: peer.peer_urls.clone(), client_urls, is_learner }
-        };
-        membership.nodes().map(member).collect()
+        let mut members = membership::members(self.inner.metrics.borrow_watched().membership_config.membership());
+        for me in members.iter_mut().filter(|member| member.id == config.node_id) {
+            (me.name, me.client_urls) = (config.name.clone(), config.client_urls.clone());
+        }
+        members
     }
 
     /// The time by this member's clock, in milliseconds from an arbitrary start.

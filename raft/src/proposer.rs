@@ -11,6 +11,7 @@ use crate::{
     batch::Batch,
     forward::Forward,
     inbox::Inboxes,
+    log::LogStore,
     node::Raft,
     queue::{Queue, Reply, Waiting},
     types::{Callback, Types},
@@ -32,7 +33,7 @@ pub(crate) struct Limits {
 }
 
 /// Runs until the queue is closed or raft has stopped.
-pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits, forward: Arc<Forward>) {
+pub(crate) async fn run(raft: Raft, log: LogStore, queue: Arc<Queue>, limits: Limits, forward: Arc<Forward>) {
     let slots = Arc::new(Semaphore::new(PIPELINE));
     loop {
         // First the slot, then the commands: whatever comes in while the disk is busy joins this batch.
@@ -52,6 +53,7 @@ pub(crate) async fn run(raft: Raft, queue: Arc<Queue>, limits: Limits, forward: 
         if commands.is_empty() {
             continue;
         }
+        log.set_alone(forward.is_alone());
         let batch = Batch::new(commands, bytes, slot);
         let (refused, returns, bound) = (batch.clone(), forward.clone(), !terms.is_empty());
         let answer = Callback::new(move |result| answer(result, replies, (&refused, &terms[..]), &returns));

@@ -171,7 +171,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         spawn(revoker.run()),
         spawn(changes().run(asking)),
     ];
-    let proposer = spawn(proposer::run(raft.clone(), queue.clone(), limits, forward.clone()));
+    let proposer = spawn(proposer::run(raft.clone(), log.clone(), queue.clone(), limits, forward.clone()));
     let failure = Arc::new(OnceLock::new());
     let (stop, stopping) = watch::channel(false);
     let (ended_tx, ended) = watch::channel(None);

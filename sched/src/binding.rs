@@ -343,6 +343,11 @@ impl Binding {
     }
 }
 
+/// Whether a volume's affinity lets it be used on a node.
+pub(crate) fn reaches(state: &State, volume: &Volume, id: NodeId) -> bool {
+    Labelled::new(volume.affinity.as_deref(), &state.labels).holds(state, state.node(id))
+}
+
 fn absent(filter: Filter, name: &str) -> Reason {
     Reason::Refused(filter, format!("persistentvolumeclaim {name:?} not found").into())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::binding::Binding;
+use crate::binding::{Binding, reaches};
 use crate::cluster::{Cluster, Holdings, Placed};
 use crate::ledger::NodeId;
 use crate::pod::{Pod, PodId};
@@ -48,6 +48,11 @@ impl Cluster {
     /// Puts a VolumeAttachment; `None`: it is gone.
     pub fn set_attachment(&mut self, name: &Arc<str>, attachment: Option<Attachment>) -> Events {
         self.state.storage.set_attachment(name, attachment)
+    }
+
+    /// Whether a node has what the affinity of a volume asks for; so does every node for a volume that is not known.
+    pub fn volume_reaches(&self, name: &str, node: NodeId) -> bool {
+        self.state.storage.volume(name).is_none_or(|volume| reaches(&self.state, volume, node))
     }
 
     /// What has to be written, and shown by the API, before a pod that [`Cluster::schedule`] placed may be bound.

@@ -3,6 +3,7 @@
 
 mod naive;
 mod random;
+mod workers;
 
 use std::sync::Arc;
 

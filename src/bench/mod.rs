@@ -3,6 +3,7 @@
 mod cluster;
 mod sched;
 mod store;
+mod svg;
 
 use anyhow::Result;
 

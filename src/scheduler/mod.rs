@@ -110,7 +110,7 @@ pub async fn run(options: Scheduler) -> Result<()> {
     let kubeconfig = kubeconfig.context("no API server: name a --kubeconfig")?;
     let stop = shutdown::token()?;
     let (client, _) = parts::client(&kubeconfig, "kelson-scheduler")?;
-    let metrics = Metrics::new(&file.profiles[0].core.name);
+    let metrics = Metrics::of(file.profiles.iter().map(|profile| &*profile.core.name));
     let mut tasks = Tasks::default();
     let token = tasks.token();
     if let Some(address) = options.metrics_listen {

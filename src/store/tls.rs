@@ -179,8 +179,12 @@ pub fn dialing(settings: &Settings) -> Option<PeerTls> {
     if authority.is_none() && identity.is_none() {
         return None;
     }
-    // Generated certificates come from nobody; all others come from an authority that is named, or the system's.
-    let authority = authority.or_else(|| if tls.auto { None } else { system_authorities().ok() });
+    // Generated certificates come from nobody; all others come from an authority that is named, or the system's. Where there
+    // is none, no member is reached: to take whoever answers would be worse.
+    let authority = match authority {
+        None if !tls.auto => Some(system_authorities().ok()?),
+        named => named,
+    };
     Some(PeerTls { identity, authority })
 }
 
@@ -193,6 +197,19 @@ fn system_authorities() -> Result<PathBuf, String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn other_members_are_trusted_blindly_only_with_generated_certificates() {
+        let mut settings = Settings::default();
+        assert_eq!(dialing(&settings), None);
+        (settings.peer_tls.cert_file, settings.peer_tls.key_file) = ("cert".into(), "key".into());
+        assert!(dialing(&settings).is_none_or(|tls| tls.authority.is_some()), "without authorities nobody is reached");
+        settings.peer_tls.trusted_ca_file = "ca".into();
+        assert_eq!(dialing(&settings).unwrap().authority, Some("ca".into()));
+        settings.peer_tls.trusted_ca_file.clear();
+        settings.peer_tls.auto = true;
+        assert_eq!(dialing(&settings).unwrap().authority, None);
+    }
 
     #[test]
     fn certificates_are_generated_once_with_a_private_key() {

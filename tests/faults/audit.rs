@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::linear::{self, Action, Call, Swapped, Value};
-use super::load::{Answer, Told, promised};
+use super::load::{Told, promised};
+use super::order;
 use super::watchers::{Change, Record};
 
 /// A key as the store holds it.
@@ -37,7 +38,7 @@ pub fn complaints(evidence: &Evidence) -> Vec<String> {
     writes(evidence, &mut found);
     pairs(evidence, &mut found);
     leases(evidence, &mut found);
-    order(&evidence.told.answers, &mut found);
+    found.extend(order::check(&evidence.told.answers));
     for (at, calls) in evidence.told.registers.iter().enumerate() {
         if let Err(violation) = linear::check(calls) {
             found.push(format!("register/{at}: {violation}"));
@@ -215,29 +216,11 @@ fn leases(evidence: &Evidence, found: &mut Vec<String>) {
     }
 }
 
-/// Nobody is told of an older state than anybody was told of before he asked.
-fn order(answers: &[Answer], found: &mut Vec<String>) {
-    let mut by_start: Vec<&Answer> = answers.iter().collect();
-    by_start.sort_unstable_by_key(|answer| answer.start);
-    let mut by_end: Vec<&Answer> = answers.iter().collect();
-    by_end.sort_unstable_by_key(|answer| answer.end);
-    let mut ended = by_end.into_iter().peekable();
-    let mut newest = 0;
-    for answer in by_start {
-        while let Some(before) = ended.next_if(|before| before.end < answer.start) {
-            newest = newest.max(before.revision);
-        }
-        if answer.revision < newest + i64::from(answer.wrote) {
-            found.push(format!("{answer:?} came after revision {newest} had been told"));
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::linear::{Action, Call};
     use super::super::load::{Lease, Sent};
+    use super::super::order::Answer;
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;

@@ -25,6 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::linear::{Action, Call, Swapped, Value};
+use super::order::Answer;
 use crate::poll;
 
 /// Keys that are read, put, swapped and deleted.
@@ -48,16 +49,6 @@ pub struct Life {
     pub over: bool,
     /// Watchers end too.
     pub closed: bool,
-}
-
-/// An acknowledged answer with the revision in its header.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    pub start: u64,
-    pub end: u64,
-    pub revision: i64,
-    /// It made this revision.
-    pub wrote: bool,
 }
 
 /// A write that was sent, by its value (unique) or by the lease that its key hangs on.

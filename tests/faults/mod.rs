@@ -6,6 +6,7 @@ mod disk;
 mod kills;
 pub mod linear;
 mod load;
+pub mod order;
 mod quorum;
 mod run;
 mod stall;

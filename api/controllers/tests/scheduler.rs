@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kelson_controllers::scheduler::{self, Config, Metrics};
+use kelson_controllers::scheduler::{self, Attempt, Config, Metrics};
 use kelson_kube::{Gateway, User};
 use kelson_sched::Waits;
 use kelson_wire::kube::{Body, BoxError, Client, Gvr, ListParams, PatchKind, Transport};
@@ -56,6 +56,7 @@ struct World {
 }
 
 struct Running {
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -89,8 +90,9 @@ impl World {
         let config = Config { waits, seed: 7, workers, ..Config::default() };
         let shutdown = CancellationToken::new();
         let client = Client::new(transport, "scheduler");
-        let task = tokio::spawn(scheduler::run(client, config, Metrics::new("default-scheduler"), shutdown.clone()));
-        Running { shutdown, task }
+        let metrics = Metrics::new("default-scheduler");
+        let task = tokio::spawn(scheduler::run(client, config, metrics.clone(), shutdown.clone()));
+        Running { metrics, shutdown, task }
     }
 
     async fn node(&self, name: &str, milli_cpu: u32, spec: Value) {
@@ -192,7 +194,9 @@ async fn two_thousand_pods_fill_two_hundred_nodes_exactly_through_losses_and_res
         world.pod(&format!("pod-{at}"), 100, json!({})).await;
     }
     let pods = world.until("all bound", |pods| pods.len() == 2_000 && all_bound(pods)).await;
+    let errors = second.metrics.attempts(Attempt::Error);
     second.stop().await;
+    assert_eq!(errors, 0, "a binding that was lost, or is there already, is asked about, and is no failure");
     assert_eq!(requested(&pods).values().filter(|sum| **sum == 1_000).count(), 200);
     assert!(lost.load(Ordering::Relaxed) > 100, "the network was not lossy");
     for pod in before.iter().filter(|pod| !node_of(pod).is_empty()) {

@@ -24,6 +24,7 @@ mod health;
 mod histogram;
 mod http;
 mod kv;
+mod lanes;
 mod large;
 mod lease;
 mod listener;

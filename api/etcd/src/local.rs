@@ -9,7 +9,7 @@ use kelson_engine::Error as EngineError;
 use kelson_engine::WatchSpec;
 use kelson_engine::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, Op, OpResponse, Outcome, Put,
-    RangeRequest, SortOrder, SortTarget, Txn,
+    RangeRequest, Txn,
 };
 use kelson_raft::{Error, Node};
 use kelson_wire::prefix::{prefix_end, prefix_range};
@@ -165,19 +165,7 @@ fn required(key: &Bytes) -> Result<(), StoreError> {
 }
 
 fn newest(range: KeyRange) -> RangeRequest {
-    RangeRequest {
-        range,
-        limit: 0,
-        revision: 0,
-        sort_order: SortOrder::None,
-        sort_target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(range, 0)
 }
 
 fn object(kv: KeyValue) -> Object {

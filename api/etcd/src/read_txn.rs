@@ -97,17 +97,5 @@ fn relates(kv: &KeyValue, compare: &Compare) -> bool {
 }
 
 fn whole(range: KeyRange, revision: i64) -> RangeRequest {
-    RangeRequest {
-        range,
-        limit: 0,
-        revision,
-        sort_order: Default::default(),
-        sort_target: Default::default(),
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(range, revision)
 }

@@ -1,5 +1,6 @@
 //! The listeners: gRPC and plain HTTP, with and without TLS, over TCP and Unix sockets.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::Error;
 use crate::background;
 use crate::context::Context;
+use crate::lanes::Lanes;
 use crate::listener::{Listener, Serves, Socket};
 use crate::options::ServerOptions;
 use crate::router::Router;
@@ -70,22 +72,24 @@ pub async fn serve_all(
     let router = Arc::new(Router::new(server.context.clone())?);
     let tasks = TaskTracker::new();
     tasks.spawn(background::compact(server.context.clone()));
+    let lanes = Arc::new(Lanes::start().map_err(Error::Accept)?);
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let door = Arc::new(Door { serves: listener.serves, tls: listener.tls, router: router.clone() });
         let is_clients = matches!(door.serves, Serves::Everything | Serves::Grpc | Serves::Http);
         let connections = if is_clients { clients.clone() } else { others.clone() };
-        let (server, tasks, shutdown) = (server.clone(), tasks.clone(), shutdown.clone());
+        let (server, tasks, shutdown, lanes) = (server.clone(), tasks.clone(), shutdown.clone(), lanes.clone());
         accepting.spawn(async move {
-            let take = |stream, permit| {
+            let take = |stream: Stream, permit| {
+                let Some((lane, place)) = lanes.pick() else { return };
                 let (server, door) = (server.clone(), door.clone());
-                tasks.spawn(async move {
-                    match stream {
-                        Stream::Tcp(stream, from) => server.connection(stream, Some(from), &door).await,
-                        Stream::Unix(stream) => server.connection(stream, None, &door).await,
+                let served = async move {
+                    if let Err(error) = server.serve(stream, &door).await {
+                        tracing::warn!("a connection could not be served: {error}");
                     }
-                    drop(permit);
-                });
+                    drop((permit, place));
+                };
+                tasks.spawn_on(served, lane);
             };
             accept(&listener.socket, &shutdown, &connections, take).await
         });
@@ -94,7 +98,7 @@ pub async fn serve_all(
     while let Some(ended) = accepting.join_next().await {
         // A listener that failed ends the server as a shutdown does.
         shutdown.cancel();
-        end = end.and(ended.unwrap_or_else(|panic| Err(Error::Accept(std::io::Error::other(panic)))));
+        end = end.and(ended.unwrap_or_else(|panic| Err(Error::Accept(io::Error::other(panic)))));
     }
     shutdown.cancel();
     tasks.close();
@@ -119,10 +123,10 @@ struct Door {
     router: Arc<Router>,
 }
 
-/// A connection as it was accepted.
+/// A connection as it was accepted, of no runtime.
 enum Stream {
-    Tcp(TcpStream, SocketAddr),
-    Unix(UnixStream),
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// Hands over connections until the shutdown.
@@ -137,8 +141,14 @@ async fn accept(
         let next = async {
             let permit = connections.clone().acquire_owned().await;
             let stream = match socket {
-                Socket::Tcp(listener) => listener.accept().await.map(|(stream, from)| Stream::Tcp(stream, from)),
-                Socket::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+                Socket::Tcp(listener) => match listener.accept().await {
+                    Ok((stream, from)) => stream.into_std().map(|stream| Stream::Tcp(stream, from)),
+                    Err(error) => Err(error),
+                },
+                Socket::Unix(listener, _) => match listener.accept().await {
+                    Ok((stream, _)) => stream.into_std().map(Stream::Unix),
+                    Err(error) => Err(error),
+                },
             };
             (permit, stream)
         };
@@ -169,6 +179,15 @@ async fn accept(
 }
 
 impl Server {
+    /// Serves a connection in the runtime that calls this.
+    async fn serve(&self, stream: Stream, door: &Door) -> io::Result<()> {
+        match stream {
+            Stream::Tcp(stream, from) => self.connection(TcpStream::from_std(stream)?, Some(from), door).await,
+            Stream::Unix(stream) => self.connection(UnixStream::from_std(stream)?, None, door).await,
+        }
+        Ok(())
+    }
+
     async fn connection<S>(&self, stream: S, from: Option<SocketAddr>, door: &Door)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

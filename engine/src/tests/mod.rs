@@ -116,19 +116,7 @@ fn delete_range(key: &str) -> Op {
 }
 
 fn request(range: KeyRange) -> RangeRequest {
-    RangeRequest {
-        range,
-        limit: 0,
-        revision: 0,
-        sort_order: Default::default(),
-        sort_target: Default::default(),
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(range, 0)
 }
 
 fn compare(range: KeyRange, result: CompareResult, target: CompareTarget) -> Compare {

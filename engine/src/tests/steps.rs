@@ -123,19 +123,7 @@ impl Observed {
 
 /// A read of every key.
 pub(crate) fn everything(revision: i64) -> RangeRequest {
-    RangeRequest {
-        range: KeyRange { start: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") },
-        limit: 0,
-        revision,
-        sort_order: SortOrder::None,
-        sort_target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(KeyRange { start: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") }, revision)
 }
 
 fn check_reads(engine: &Engine, model: &Model, requests: &[RangeRequest]) {

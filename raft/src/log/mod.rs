@@ -1,7 +1,8 @@
 //! The raft log: entries, vote, committed and purged positions, as openraft wants them stored.
 //!
-//! Writes go to a thread of their own ([`writer`]) and are readable at once from the tail in memory; openraft is told
-//! when they are on stable storage. The order of writes is the order of calls, votes included.
+//! Writes go to a thread of their own ([`writer`]), but for those of a member that is alone, and are readable at once from
+//! the tail in memory; openraft is told when they are on stable storage. The order of writes is the order of calls, votes
+//! included.
 
 pub(crate) mod disk;
 pub(crate) mod memory;
@@ -14,11 +15,13 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, Range, RangeBounds},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use futures_util::{Stream, TryStreamExt, stream};
 use kelson_engine::plant::{Bug, planted};
 use openraft::{
@@ -32,7 +35,7 @@ use tokio::sync::oneshot;
 use self::{
     disk::{Disk, Meta},
     tail::Tail,
-    writer::{Done, LogThread, Request, Shared},
+    writer::{Done, Ended, LogThread, Request, Shared, Writes},
 };
 use crate::{
     codec::{self, Identity},
@@ -49,8 +52,10 @@ pub(crate) struct LogStore(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     disk: Arc<dyn Disk>,
-    requests: Sender<Request>,
+    writes: Writes,
     shared: Arc<Shared>,
+    /// Whether this member has nobody to talk to while it waits for the disk.
+    alone: AtomicBool,
     tail_bytes: usize,
 }
 
@@ -94,10 +99,13 @@ impl LogStore {
             }
         };
         let shared = Arc::new(Shared::new(bounds.map(|(_, last)| last), committed));
-        let (requests, thread) = writer::start(disk.clone(), shared.clone())?;
+        let (writes, thread) = writer::start(disk.clone(), shared.clone())?;
         let state =
             Mutex::new(State { vote, purged, first: bounds.map(|(first, _)| first), last, tail: Tail::default() });
-        Ok((LogStore(Arc::new(Inner { state, disk, requests, shared, tail_bytes })), thread))
+        Ok((
+            LogStore(Arc::new(Inner { state, disk, writes, shared, alone: AtomicBool::new(false), tail_bytes })),
+            thread,
+        ))
     }
 
     /// What the log thread has counted.
@@ -120,17 +128,24 @@ impl LogStore {
         self.0.disk.interrupt();
     }
 
+    /// Says whether entries are to be written by whoever appends them, who then waits for the disk and does nothing else:
+    /// right for a member that is alone, whose next entry leaves when this one is applied.
+    pub(crate) fn set_alone(&self, alone: bool) {
+        self.0.alone.store(alone, Ordering::Relaxed);
+    }
+
     fn send(&self, request: Request) -> io::Result<()> {
-        let sent = self.0.requests.send(request);
-        #[cfg(feature = "sim")]
-        self.0.shared.filled.notify_one();
-        sent.map_err(|_| io::Error::other(format!("{} is closed", self.0.disk.place())))
+        self.0.writes.send(request).map_err(|Ended| self.closed())
+    }
+
+    fn closed(&self) -> io::Error {
+        io::Error::other(format!("{} is closed", self.0.disk.place()))
     }
 
     async fn ask(&self, request: impl FnOnce(Done) -> Request) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         self.send(request(done))?;
-        answer.await.unwrap_or_else(|_| Err(io::Error::other(format!("{} is closed", self.0.disk.place()))))
+        answer.await.unwrap_or_else(|_| Err(self.closed()))
     }
 
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<LogEntry>> {
@@ -345,7 +360,11 @@ impl RaftLogStorage<Types> for LogStore {
             let durable = if planted(Bug::ForgottenEarly) { Some(u64::MAX) } else { self.0.shared.durable() };
             state.tail.shrink(self.0.tail_bytes, durable);
         }
-        self.send(Request::Append { entries, done: callback })
+        let append = Request::Append { entries, done: callback };
+        match self.0.alone.load(Ordering::Relaxed) {
+            true => self.0.writes.write(append).map_err(|Ended| self.closed()),
+            false => self.send(append),
+        }
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! The log thread: turns everything that waits into one write and one sync, in the order it was asked for.
+//! The log thread: turns everything that waits into one write and one sync, in the order it was asked for. A
+//! member that is alone has nobody to talk to meanwhile: it writes itself and saves the wake-ups of two threads.
 
 #[cfg(not(feature = "sim"))]
 use std::thread::JoinHandle;
@@ -6,12 +7,13 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
 use crossbeam_channel::{Receiver, Sender};
+#[cfg(feature = "sim")]
 use kelson_engine::plant::{Bug, planted};
 use openraft::{entry::RaftEntry, storage::IOFlushed};
 use parking_lot::Mutex;
@@ -62,6 +64,8 @@ pub(crate) struct Shared {
     /// Newest committed log id; written beside the next batch, never by a write of its own.
     pub(crate) committed: Mutex<Option<LogId>>,
     pub(crate) syncs: Syncs,
+    /// Requests that are not carried out yet; not [`Request::Stop`].
+    pending: AtomicUsize,
     /// Told when something waits.
     #[cfg(feature = "sim")]
     pub(crate) filled: tokio::sync::Notify,
@@ -73,6 +77,7 @@ impl Shared {
             durable_end: AtomicU64::new(last.map_or(0, |last| last + 1)),
             committed: Mutex::new(committed),
             syncs: Syncs::default(),
+            pending: AtomicUsize::new(0),
             #[cfg(feature = "sim")]
             filled: tokio::sync::Notify::new(),
         }
@@ -83,6 +88,46 @@ impl Shared {
     }
 }
 
+/// The way to the thread, and past it. For one caller at a time: the order of calls is the order of writes.
+pub(crate) struct Writes {
+    requests: Sender<Request>,
+    shared: Arc<Shared>,
+    #[cfg(not(feature = "sim"))]
+    writer: Arc<Mutex<Writer>>,
+}
+
+impl Writes {
+    /// Leaves a request to the thread; an error says that it has ended.
+    pub(crate) fn send(&self, request: Request) -> Result<(), Ended> {
+        self.shared.pending.fetch_add(1, Ordering::AcqRel);
+        let sent = self.requests.send(request);
+        #[cfg(feature = "sim")]
+        self.shared.filled.notify_one();
+        sent.map_err(|_| Ended)
+    }
+
+    /// Does what is asked before it returns. As long as the thread still has something to write, it is left to the thread.
+    #[cfg(not(feature = "sim"))]
+    pub(crate) fn write(&self, request: Request) -> Result<(), Ended> {
+        if self.shared.pending.load(Ordering::Acquire) > 0 {
+            return self.send(request);
+        }
+        self.shared.pending.fetch_add(1, Ordering::AcqRel);
+        self.writer.lock().carry_out(&mut vec![request], false);
+        Ok(())
+    }
+
+    /// The simulated disk's time passes in the thread's task.
+    #[cfg(feature = "sim")]
+    pub(crate) fn write(&self, request: Request) -> Result<(), Ended> {
+        self.send(request)
+    }
+}
+
+/// The log thread has ended.
+#[derive(Debug)]
+pub(crate) struct Ended;
+
 /// Handle of the running thread.
 pub(crate) struct LogThread {
     requests: Sender<Request>,
@@ -91,21 +136,25 @@ pub(crate) struct LogThread {
     shared: Arc<Shared>,
 }
 
-/// Starts the thread; the sender is for the store.
-pub(crate) fn start(disk: Arc<dyn Disk>, shared: Arc<Shared>) -> io::Result<(Sender<Request>, LogThread)> {
+/// Starts the thread; [`Writes`] is for the store.
+pub(crate) fn start(disk: Arc<dyn Disk>, shared: Arc<Shared>) -> io::Result<(Writes, LogThread)> {
     let (requests, waiting) = crossbeam_channel::bounded(QUEUE);
     let written = *shared.committed.lock();
+    let writer = Writer { disk, shared: shared.clone(), written, failure: None };
     #[cfg(feature = "sim")]
     {
-        let writer = Writer { disk, shared: shared.clone(), written, failure: None };
         let thread = Some(crate::task::spawn(writer.run_as_task(waiting)));
-        Ok((requests.clone(), LogThread { requests, thread, shared }))
+        Ok((Writes { requests: requests.clone(), shared: shared.clone() }, LogThread { requests, thread, shared }))
     }
     #[cfg(not(feature = "sim"))]
     {
-        let writer = Writer { disk, shared, written, failure: None };
-        let thread = std::thread::Builder::new().name("kelson-log".to_owned()).spawn(move || writer.run(&waiting))?;
-        Ok((requests.clone(), LogThread { requests, thread: Some(thread) }))
+        let writer = Arc::new(Mutex::new(writer));
+        let run = {
+            let writer = writer.clone();
+            move || Writer::run(&writer, &waiting)
+        };
+        let thread = std::thread::Builder::new().name("kelson-log".to_owned()).spawn(run)?;
+        Ok((Writes { requests: requests.clone(), shared, writer }, LogThread { requests, thread: Some(thread) }))
     }
 }
 
@@ -164,7 +213,7 @@ struct Written {
 
 impl Writer {
     #[cfg(not(feature = "sim"))]
-    fn run(mut self, waiting: &Receiver<Request>) {
+    fn run(writer: &Mutex<Writer>, waiting: &Receiver<Request>) {
         let mut merged = Vec::new();
         let mut running = true;
         while running {
@@ -175,9 +224,14 @@ impl Writer {
                 merged.push(next);
             }
             running = !merged.iter().any(|request| matches!(request, Request::Stop));
-            let written = self.write(&merged, !running);
-            self.finish(&written, &mut merged);
+            writer.lock().carry_out(&mut merged, !running);
         }
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn carry_out(&mut self, merged: &mut Vec<Request>, last: bool) {
+        let written = self.write(merged, last);
+        self.finish(&written, merged);
     }
 
     /// As [`Writer::run`], on a disk that takes simulated time.
@@ -289,8 +343,10 @@ impl Writer {
                 Request::Append { done, .. } => done.io_completed(outcome()),
                 // Whoever asked may be gone by now.
                 Request::Vote { done, .. } | Request::Truncate { done, .. } => drop(done.send(outcome())),
-                Request::Purge { .. } | Request::Stop => {}
+                Request::Purge { .. } => {}
+                Request::Stop => continue,
             }
+            self.shared.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

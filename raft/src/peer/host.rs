@@ -32,11 +32,11 @@ use crate::{
     barrier::Barrier,
     batch::Batch,
     leases::{self, Leases},
-    membership::Changes,
+    membership::{self, Changes},
     node::Raft,
     queue::Queue,
     task,
-    types::{Callback, Peer, Types},
+    types::{Callback, Types},
 };
 
 /// Calls of one stream that may be under way; the next one is not read before one of them has ended.
@@ -98,16 +98,7 @@ impl Host {
 
     fn members(&self) -> Vec<Member> {
         let metrics = self.raft.metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
-        let votes: Vec<u64> = membership.voter_ids().collect();
-        let member = |(id, peer): (&u64, &Peer)| Member {
-            id: *id,
-            name: peer.name.clone(),
-            peer_urls: peer.peer_urls.clone(),
-            client_urls: peer.client_urls.clone(),
-            is_learner: peer.learner && !votes.contains(id),
-        };
-        membership.nodes().map(member).collect()
+        membership::members(metrics.borrow_watched().membership_config.membership())
     }
 
     async fn state<S>(&self, frames: Frames<S>) -> io::Result<()>

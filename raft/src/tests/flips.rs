@@ -39,19 +39,7 @@ fn in_dir(path: &Path) -> Config {
 }
 
 fn at(node: &Node, revision: i64) -> Result<Vec<KeyValue>, String> {
-    let request = RangeRequest {
-        range: KeyRange { start: vec![0].into(), end: vec![0].into() },
-        limit: 0,
-        revision,
-        sort_order: Default::default(),
-        sort_target: Default::default(),
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    };
+    let request = RangeRequest::whole(KeyRange { start: vec![0].into(), end: vec![0].into() }, revision);
     node.reader().range(&request).map(|(_, response)| response.kvs).map_err(|error| error.to_string())
 }
 

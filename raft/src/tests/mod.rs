@@ -29,7 +29,7 @@ use std::{
 
 use kelson_engine::{
     Command, MemoryBackend, Outcome,
-    command::{KeyRange, KeyValue, Put, RangeRequest, SortOrder, SortTarget},
+    command::{KeyRange, KeyValue, Put, RangeRequest},
 };
 
 use self::{
@@ -77,19 +77,7 @@ async fn write(node: &Node, key: impl Into<String>, value: impl Into<String>) ->
 
 /// Every key, in order.
 fn dump(node: &Node) -> Vec<KeyValue> {
-    let request = RangeRequest {
-        range: KeyRange { start: vec![0].into(), end: vec![0].into() },
-        limit: 0,
-        revision: 0,
-        sort_order: SortOrder::None,
-        sort_target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    };
+    let request = RangeRequest::whole(KeyRange { start: vec![0].into(), end: vec![0].into() }, 0);
     node.reader().range(&request).unwrap().1.kvs
 }
 

@@ -1,18 +1,28 @@
-//! The one place of these tests that sleeps.
+//! Waiting for a state: look, and look again, until a deadline. The one place of these tests that sleeps.
 
 use std::time::Duration;
 
 /// Longest that anything in these tests may take before it counts as stuck.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Looks until there is something to see.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
 
 /// Polls until a condition holds.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let patience = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+    until(what, async || holds().then_some(())).await;
 }
 
 /// Asks again, as clients do, until there is an answer that is none of `refusal`.
@@ -21,13 +31,5 @@ pub async fn insist<T, E: PartialEq>(
     refusal: E,
     mut ask: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let patience = async {
-        loop {
-            match ask().await {
-                Err(error) if error == refusal => tokio::time::sleep(Duration::from_millis(1)).await,
-                answer => return answer,
-            }
-        }
-    };
-    tokio::time::timeout(DEADLINE, patience).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    until(what, async || Some(ask().await).filter(|answer| answer.as_ref().err() != Some(&refusal))).await
 }

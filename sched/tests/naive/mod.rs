@@ -138,6 +138,11 @@ impl Naive {
         Vec::new()
     }
 
+    /// Whether some node takes it.
+    pub fn takes(&self, pod: &PodTemplate) -> bool {
+        self.refuse(pod).is_none() && self.nodes.iter().any(|node| self.reject(pod, node).is_empty())
+    }
+
     /// Score vectors of the feasible nodes.
     pub fn scores(&self, pod: &PodTemplate) -> BTreeMap<Arc<str>, Scores> {
         let profile = self.profile(pod);
@@ -340,7 +345,7 @@ fn matches(term: &NodeSelectorTerm, node: &NodeSpec) -> bool {
         && term.fields.iter().all(|one| holds(one, Some(&node.name)))
 }
 
-fn conflict(a: &HostPort, b: &HostPort) -> bool {
+pub fn conflict(a: &HostPort, b: &HostPort) -> bool {
     let all = |port: &HostPort| port.ip.is_empty() || &*port.ip == "0.0.0.0";
     a.protocol == b.protocol && a.port == b.port && (all(a) || all(b) || a.ip == b.ip)
 }

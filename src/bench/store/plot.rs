@@ -1,15 +1,14 @@
 //! The ratios as a picture: one group of bars for each workload, for documents.
 
-use std::fmt::Write;
-
 use super::report::Report;
+use crate::bench::svg::{COLOURS, Svg, escape};
 
 /// What is drawn: ratio, its word in the legend, its colour.
 const BARS: &[(&str, &str, &str)] = &[
-    ("throughput_ratio", "throughput", "#4c78a8"),
-    ("cpu_ratio", "CPU per operation", "#f58518"),
-    ("p99_ratio", "p99 latency", "#54a24b"),
-    ("rss_ratio", "memory", "#b279a2"),
+    ("throughput_ratio", "throughput", COLOURS[0]),
+    ("cpu_ratio", "CPU per operation", COLOURS[1]),
+    ("p99_ratio", "p99 latency", COLOURS[2]),
+    ("rss_ratio", "memory", COLOURS[3]),
 ];
 
 /// Sizes in pixels.
@@ -65,46 +64,42 @@ pub fn svg(report: &Report) -> String {
     let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * GAP;
     let (width, height) = (LABELS + WIDTH + RIGHT, bottom + BOTTOM);
 
-    let mut out = String::new();
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "{text}");
-    };
-    line(format_args!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">"#
-    ));
-    line(format_args!(r#"<rect width="{width}" height="{height}" fill="white"/>"#));
+    let mut svg = Svg::new(width, height);
     let sides: Vec<_> = report.sides.iter().map(|(name, version)| escape(&format!("{name} {version}"))).collect();
-    line(format_args!(
+    svg.line(format_args!(
         r#"<text x="{LABELS}" y="18" font-size="14">{}: how many times better (log scale)</text>"#,
         sides.join(" beside ")
     ));
     for (at, (_, word, colour)) in BARS.iter().enumerate() {
         let x = LABELS + at as f64 * 135.0;
-        line(format_args!(r#"<rect x="{x}" y="30" width="10" height="10" fill="{colour}"/>"#));
-        line(format_args!(r#"<text x="{}" y="39">{word}</text>"#, x + 15.0));
+        svg.line(format_args!(r#"<rect x="{x}" y="30" width="10" height="10" fill="{colour}"/>"#));
+        svg.line(format_args!(r#"<text x="{}" y="39">{word}</text>"#, x + 15.0));
     }
     for mark in MARKS.iter().filter(|mark| (axis.least..=axis.most).contains(*mark)) {
         let (x, one) = (axis.at(*mark), *mark == 1.0);
         let (colour, thick) = if one { ("#333", 1.5) } else { ("#ddd", 1.0) };
-        line(format_args!(
+        svg.line(format_args!(
             r#"<line x1="{x:.1}" y1="{}" x2="{x:.1}" y2="{bottom}" stroke="{colour}" stroke-width="{thick}"/>"#,
             TOP - 8.0
         ));
-        line(format_args!(r#"<text x="{x:.1}" y="{}" text-anchor="middle">{mark}x</text>"#, bottom + 16.0));
+        svg.line(format_args!(r#"<text x="{x:.1}" y="{}" text-anchor="middle">{mark}x</text>"#, bottom + 16.0));
     }
     let mut y = TOP;
     for (name, bars) in &groups {
         let middle = y + bars.len() as f64 * BAR / 2.0 + 4.0;
-        line(format_args!(r#"<text x="{}" y="{middle:.1}" text-anchor="end">{}</text>"#, LABELS - 10.0, escape(name)));
+        svg.line(format_args!(
+            r#"<text x="{}" y="{middle:.1}" text-anchor="end">{}</text>"#,
+            LABELS - 10.0,
+            escape(name)
+        ));
         for (ratio, colour) in bars {
             let (one, end) = (axis.at(1.0), axis.at(*ratio));
             let (left, long) = (one.min(end), (one - end).abs().max(1.0));
-            line(format_args!(
+            svg.line(format_args!(
                 r#"<rect x="{left:.1}" y="{y:.1}" width="{long:.1}" height="{}" fill="{colour}"/>"#,
                 BAR - 2.0
             ));
-            line(format_args!(
+            svg.line(format_args!(
                 r#"<text x="{:.1}" y="{:.1}" font-size="9">{ratio:.2}</text>"#,
                 one.max(end) + 4.0,
                 y + 8.0
@@ -113,13 +108,7 @@ pub fn svg(report: &Report) -> String {
         }
         y += GAP;
     }
-    line(format_args!("</svg>"));
-    out
-}
-
-/// Text between tags.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    svg.finish()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use bytes::Bytes;
 use kelson_engine::{
     Command, Outcome, RangeRequest, RangeResponse,
-    command::{Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, SortOrder, SortTarget, Txn},
+    command::{Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, Txn},
 };
 use kelson_raft::{Error, Node, sim::Life};
 use tokio::task::JoinHandle;
@@ -15,6 +15,7 @@ use crate::{
     dice::Dice,
     eye::everything,
     linear::{Action, Call, Swapped, Value},
+    order::Answer,
     poll::pause,
     world::World,
 };
@@ -23,16 +24,6 @@ use crate::{
 pub const REGISTERS: usize = 4;
 /// Milliseconds for which a client waits for an answer; a node itself gives up after 3 s.
 const PATIENCE: [u64; 4] = [150, 600, 1_500, 10_000];
-
-/// An answer that names a revision.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    pub start: u64,
-    pub end: u64,
-    pub revision: i64,
-    /// Whether it made the revision, so that nobody else's answer may name it before.
-    pub wrote: bool,
-}
 
 /// What became of a write as far as its client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,19 +146,7 @@ fn put(key: &str, number: u64, lease: i64) -> Put {
 }
 
 fn read(range: KeyRange, revision: i64) -> RangeRequest {
-    RangeRequest {
-        range,
-        limit: 0,
-        revision,
-        sort_order: SortOrder::None,
-        sort_target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod_revision: 0,
-        max_mod_revision: 0,
-        min_create_revision: 0,
-        max_create_revision: 0,
-    }
+    RangeRequest::whole(range, revision)
 }
 
 fn held(response: &RangeResponse) -> Value {

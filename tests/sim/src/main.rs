@@ -11,6 +11,8 @@ mod invariant;
 mod linear;
 mod member;
 mod net;
+#[path = "../../faults/order.rs"]
+mod order;
 mod panics;
 mod poll;
 #[cfg(test)]

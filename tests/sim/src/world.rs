@@ -237,7 +237,10 @@ async fn live(world: &Arc<World>) {
 
 impl World {
     fn outcome(&self) -> Outcome {
-        use crate::invariant::{answers, compaction, durability, lease, order, register, watch};
+        use crate::{
+            invariant::{answers, compaction, durability, lease, register, watch},
+            order,
+        };
         let (told, truth) = (self.told.lock(), self.truth.lock());
         let mut violations = self.violations.lock().clone();
         let mut check = |invariant, check: &dyn Fn(&mut Vec<String>)| {
@@ -247,7 +250,7 @@ impl World {
         };
         check("durability", &|found| durability::check(&told, &truth, found));
         check("register", &|found| register::check(&told, &truth, found));
-        check("order", &|found| order::check(&told, found));
+        check("order", &|found| found.extend(order::check(&told.answers)));
         check("answers", &|found| answers::check(&told, &truth, found));
         check("compaction", &|found| compaction::check(&told, found));
         check("lease", &|found| lease::check(&told, &truth, &self.jumps.lock(), found));

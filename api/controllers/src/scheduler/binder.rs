@@ -85,7 +85,7 @@ pub async fn evict(client: &Client, eviction: &Eviction) -> Result<(), ApiError>
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "PreemptionByScheduler",
-        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "message": format!("{}: preempting to accommodate a higher priority pod", eviction.scheduler),
         "lastTransitionTime": timestamp::format(SystemTime::now()),
     });
     let patch = json!({ "metadata": { "uid": &*meta.uid }, "status": { "conditions": [condition] } });

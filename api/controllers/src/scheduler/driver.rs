@@ -14,8 +14,9 @@ use super::binder;
 use super::eviction::Eviction;
 use super::inbox::Inbox;
 use super::metrics::{Attempt, Metrics};
-use super::model::{Binding, DEFAULT_SCHEDULER, Model, Outcome, Report};
+use super::model::{Binding, DEFAULT_SCHEDULER, Model, Outcome, Report, Sending};
 use super::spreading::OwnerKind;
+use super::storage::{self, Written};
 
 /// Events per second, in the long run, that say that a pod was placed.
 const SCHEDULED_EVENTS: u32 = 20;
@@ -32,15 +33,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// An answer from the API.
 enum Answer {
     Binding(Sending, Outcome, Duration),
+    /// What has to be written first was, or not.
+    Volumes(Sending, Result<Written, ApiError>, Duration),
     /// About a binding that the watch should have shown.
     Look(Binding, Outcome),
-}
-
-/// A binding on its way.
-struct Sending {
-    binding: Binding,
-    /// When the batch began that placed it.
-    began: Instant,
 }
 
 pub struct Driver {
@@ -140,7 +136,34 @@ impl Driver {
         }
         inbox.pod_groups.take().iter().for_each(|delta| model.group_changed(delta, now));
         inbox.nodes.take().iter().for_each(|delta| model.node_changed(delta, now));
+        inbox.storage_classes.take().iter().for_each(|delta| model.class_changed(delta, now));
+        inbox.csi_drivers.take().iter().for_each(|delta| model.driver_changed(delta, now));
+        inbox.csi_nodes.take().iter().for_each(|delta| model.limits_changed(delta, now));
+        inbox.capacities.take().iter().for_each(|delta| model.capacity_changed(delta, now));
+        inbox.attachments.take().iter().for_each(|delta| model.attachment_changed(delta, now));
+        // Volumes before the claims that name them, claims before the pods that do.
+        inbox.volumes.take().iter().for_each(|delta| model.volume_changed(delta, now));
+        inbox.claims.take().iter().for_each(|delta| model.claim_changed(delta, now));
         inbox.pods.take().iter().for_each(|delta| model.pod_changed(delta, now));
+        self.settle();
+    }
+
+    /// Goes on with the pods whose claims are bound, or will not be.
+    fn settle(&mut self) {
+        let now = self.now();
+        for (sending, outcome) in self.model.settled(now) {
+            match outcome {
+                Ok(()) => self.to_bind.push_front(Sending { ready: true, ..sending }),
+                Err(why) => self.refuse_volumes(sending, &why, now),
+            }
+        }
+    }
+
+    /// A pod's claims cannot be bound as was decided: it comes again.
+    fn refuse_volumes(&mut self, sending: Sending, why: &str, now: u64) {
+        let outcome = Outcome::Refused(format!("running PreBind plugin \"VolumeBinding\": {why}"));
+        self.metrics.attempted(sending.binding.profile, Attempt::Error, 1, sending.began.elapsed());
+        self.model.binding_ended(sending.binding, outcome, now, now);
     }
 
     /// Places a batch, if pods wait and the last batch is mostly sent. False if the runtime ends.
@@ -171,10 +194,12 @@ impl Driver {
                 Err(_) => return false,
             }
         };
-        let pods = batch.bindings.len() + batch.unschedulable;
+        let pods = batch.bindings.len() + batch.unschedulable.values().sum::<usize>();
         self.metrics.decided(pods, began.elapsed());
-        self.metrics.attempted(Attempt::Unschedulable, batch.unschedulable, began.elapsed());
-        self.to_bind.extend(batch.bindings.into_iter().map(|binding| Sending { binding, began }));
+        for (profile, pods) in &batch.unschedulable {
+            self.metrics.attempted(*profile, Attempt::Unschedulable, *pods, began.elapsed());
+        }
+        self.to_bind.extend(batch.bindings.into_iter().map(|binding| Sending { binding, began, ready: false }));
         true
     }
 
@@ -202,6 +227,23 @@ impl Driver {
             && let Some(sending) = self.to_bind.pop_front()
         {
             let client = self.client.clone();
+            if !sending.ready && self.model.awaits(&sending.binding) {
+                match self.model.volume_writes(&sending.binding) {
+                    None => {}
+                    Some(Ok(writes)) => {
+                        self.bindings.spawn(async move {
+                            let sent = Instant::now();
+                            let outcome = storage::write(&client, &writes).await;
+                            Answer::Volumes(sending, outcome, sent.elapsed())
+                        });
+                        continue;
+                    }
+                    Some(Err(why)) => {
+                        self.refuse_volumes(sending, &why, now);
+                        continue;
+                    }
+                }
+            }
             self.bindings.spawn(async move {
                 let sent = Instant::now();
                 let outcome = binder::bind(&client, &sending.binding).await;
@@ -263,14 +305,27 @@ impl Driver {
         match answer {
             Ok(Answer::Binding(sending, outcome, took)) => {
                 self.count(&sending, &outcome, took, now);
-                let Sending { binding, began } = sending;
+                let Sending { binding, began, .. } = sending;
                 if let Some(again) = self.model.binding_ended(binding, outcome, confirm_by, now) {
                     let doublings = again.unanswered.saturating_sub(1).min(10);
                     let pause = MIN_RESEND.saturating_mul(1 << doublings).min(MAX_RESEND);
                     self.sequence += 1;
                     let at = now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-                    self.to_resend.insert((at, self.sequence), Sending { binding: again, began });
+                    self.to_resend.insert((at, self.sequence), Sending { binding: again, began, ready: true });
                 }
+            }
+            Ok(Answer::Volumes(sending, written, took)) => {
+                self.metrics.point(
+                    sending.binding.profile,
+                    "PreBind",
+                    if written.is_ok() { "Success" } else { "Error" },
+                    took,
+                );
+                match written {
+                    Ok(written) => self.model.await_volumes(sending, written, now),
+                    Err(error) => self.refuse_volumes(sending, &message(error), now),
+                }
+                self.settle();
             }
             Ok(Answer::Look(binding, outcome)) => {
                 // Without an answer it is asked about again in its turn.
@@ -287,14 +342,14 @@ impl Driver {
         let binding = &sending.binding;
         match outcome {
             Outcome::Bound => {
-                self.metrics.attempted(Attempt::Scheduled, 1, sending.began.elapsed());
+                self.metrics.attempted(binding.profile, Attempt::Scheduled, 1, sending.began.elapsed());
                 self.metrics.bound(binding.attempts, Duration::from_millis(now.saturating_sub(binding.since)));
-                self.metrics.point("Bind", "Success", took);
+                self.metrics.point(binding.profile, "Bind", "Success", took);
                 self.say_bound(binding);
             }
             Outcome::Refused(_) => {
-                self.metrics.attempted(Attempt::Error, 1, sending.began.elapsed());
-                self.metrics.point("Bind", "Error", took);
+                self.metrics.attempted(binding.profile, Attempt::Error, 1, sending.began.elapsed());
+                self.metrics.point(binding.profile, "Bind", "Error", took);
             }
             Outcome::Unknown(why) => tracing::debug!(%why, node = &*binding.node, "binding not answered"),
             Outcome::Changed(_) | Outcome::Gone => {}
@@ -314,6 +369,14 @@ impl Driver {
         let resend = self.to_resend.first_key_value().map(|((at, _), _)| *at);
         let at = self.model.next_wake().into_iter().chain(resend).min()?;
         Some(self.started + Duration::from_millis(at))
+    }
+}
+
+/// The server's own words, where it had some.
+fn message(error: ApiError) -> String {
+    match error {
+        ApiError::Status { message, .. } => message,
+        error => error.to_string(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kelson_sched::{Budget, Outlook, Pod, PodId};
 use kelson_wire::kube::{Delta, Keyed};
 
-use super::model::Model;
+use super::model::{DEFAULT_SCHEDULER, Model};
 use super::view::{BudgetView, NamespaceView, PodView};
 
 /// Said of a pod whose victims are on their way out.
@@ -18,6 +18,8 @@ pub struct Eviction {
     pub victim: Arc<PodView>,
     /// The uid of the pod that it makes room for.
     pub preemptor: Arc<str>,
+    /// Which scheduler that pod asks for.
+    pub scheduler: Box<str>,
     pub node: Arc<str>,
 }
 
@@ -39,6 +41,8 @@ impl Model {
             return Err(Some(Outlook::Ineligible(LEAVING)));
         }
         let preemptor = known.view.meta().uid.clone();
+        let named = Some(&known.view.scheduler_name).filter(|name| !name.is_empty());
+        let scheduler = named.cloned().unwrap_or_else(|| DEFAULT_SCHEDULER.into());
         let found = self.cluster.preempt(pod);
         self.metrics.preempted(found.as_ref().ok().map(|found| found.victims.len()));
         let found = match found {
@@ -60,7 +64,13 @@ impl Model {
             if let Some(known) = self.pods.get_mut(&pod.id) {
                 known.victims += 1;
             }
-            self.evictions.push_back(Eviction { id, victim, preemptor: preemptor.clone(), node: node.clone() });
+            self.evictions.push_back(Eviction {
+                id,
+                victim,
+                preemptor: preemptor.clone(),
+                scheduler: scheduler.clone(),
+                node: node.clone(),
+            });
         }
         Ok(node)
     }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use super::Metrics;
 use super::configuration::ProfileSettings;
 use super::model::Model;
-use super::source::{BUDGETS, REPLICATION_CONTROLLERS, STATEFUL_SETS};
+use super::source::{
+    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, REPLICATION_CONTROLLERS, STATEFUL_SETS,
+    STORAGE_CLASSES, VOLUMES,
+};
 use super::spreading::OwnerKind;
 use super::view::PodView;
 
@@ -87,6 +90,13 @@ pub async fn explain(client: &Client, namespace: &str, name: &str) -> Result<Exp
         all(client, &gvr).await?.iter().for_each(|delta| model.spreading.selector_owner_changed(kind, delta));
     }
     all(client, &Gvr::NODES).await?.iter().for_each(|delta| model.node_changed(delta, no));
+    all(client, &STORAGE_CLASSES).await?.iter().for_each(|delta| model.class_changed(delta, no));
+    all(client, &CSI_DRIVERS).await?.iter().for_each(|delta| model.driver_changed(delta, no));
+    all(client, &CSI_NODES).await?.iter().for_each(|delta| model.limits_changed(delta, no));
+    all(client, &CAPACITIES).await?.iter().for_each(|delta| model.capacity_changed(delta, no));
+    all(client, &ATTACHMENTS).await?.iter().for_each(|delta| model.attachment_changed(delta, no));
+    all(client, &VOLUMES).await?.iter().for_each(|delta| model.volume_changed(delta, no));
+    all(client, &CLAIMS).await?.iter().for_each(|delta| model.claim_changed(delta, no));
     for delta in all::<PodView>(client, &Gvr::PODS).await? {
         if delta.latest().meta().uid != pod.meta().uid {
             model.pod_changed(&delta, no);

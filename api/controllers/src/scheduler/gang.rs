@@ -164,7 +164,9 @@ impl Model {
                 );
                 self.report(*pod, UNSCHEDULABLE, &message.into(), None);
             }
-            batch.unschedulable += waiting.len();
+            for pod in &waiting {
+                batch.refuse(self.pods.get(pod).and_then(|known| self.profile(&known.view)));
+            }
             // Nothing but another pod of the group helps, and that puts it into the queue anew.
             self.queue.reject(id, FilterSet::default(), now);
             return;
@@ -180,7 +182,7 @@ impl Model {
                 }
                 Decision::Unschedulable(diagnosis) => {
                     self.report(pod.id, UNSCHEDULABLE, &message(&diagnosis, &key.1), None);
-                    batch.unschedulable += 1;
+                    batch.refuse(self.pods.get(&pod.id).and_then(|known| self.profile(&known.view)));
                 }
             }
         }

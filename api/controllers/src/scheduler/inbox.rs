@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::gang::GroupView;
 use super::spreading::{PairsView, SelectorView};
+use super::storage::{AttachmentView, CapacityView, ClaimView, ClassView, DriverView, LimitsView, VolumeView};
 use super::view::{BudgetView, NamespaceView, NodeView, PodView};
 
 /// Changes beyond this many are merged per object, so that at most one is held for each object there is.
@@ -72,6 +73,13 @@ kinds! {
     replica_sets: SelectorView,
     stateful_sets: SelectorView,
     pod_groups: GroupView,
+    storage_classes: ClassView,
+    csi_drivers: DriverView,
+    csi_nodes: LimitsView,
+    capacities: CapacityView,
+    attachments: AttachmentView,
+    volumes: VolumeView,
+    claims: ClaimView,
     nodes: NodeView,
     pods: PodView,
 }

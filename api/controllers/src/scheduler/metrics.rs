@@ -99,33 +99,41 @@ impl Histogram {
 
 #[derive(Debug)]
 struct Counts {
-    attempts: [Histogram; 3],
+    /// By profile, and then by how they ended.
+    attempts: Vec<[Histogram; 3]>,
     algorithm: Histogram,
     sli: BTreeMap<u32, Histogram>,
     pod_attempts: Histogram,
-    points: BTreeMap<(&'static str, &'static str), Histogram>,
+    points: BTreeMap<(usize, &'static str, &'static str), Histogram>,
     incoming: BTreeMap<(&'static str, &'static str), u64>,
     preemptions: u64,
     victims: Histogram,
     sizes: Sizes,
 }
 
-/// The counters of one scheduler. The number of series is fixed by the code, not by what runs in the cluster.
+/// The counters of one scheduler. The number of series is fixed by the code and by the number of profiles, not by what
+/// runs in the cluster.
 #[derive(Debug)]
 pub struct Metrics {
-    profile: Box<str>,
+    /// Names of the profiles, as they are written in a label.
+    profiles: Vec<String>,
     counts: Mutex<Counts>,
     leading: watch::Sender<bool>,
 }
 
 impl Metrics {
-    /// Of a scheduler of this name.
+    /// Of a scheduler with one profile of this name.
     pub fn new(profile: &str) -> Arc<Metrics> {
+        Metrics::of([profile])
+    }
+
+    /// Of a scheduler with these profiles, in their order.
+    pub fn of<'a>(profiles: impl IntoIterator<Item = &'a str>) -> Arc<Metrics> {
         let attempts = || Histogram::new(&ATTEMPT_SECONDS);
+        let profiles: Vec<String> = profiles.into_iter().map(escape).collect();
         Arc::new(Metrics {
-            profile: profile.into(),
             counts: Mutex::new(Counts {
-                attempts: [attempts(), attempts(), attempts()],
+                attempts: profiles.iter().map(|_| [attempts(), attempts(), attempts()]).collect(),
                 algorithm: attempts(),
                 sli: BTreeMap::new(),
                 pod_attempts: Histogram::new(&ATTEMPTS),
@@ -136,6 +144,7 @@ impl Metrics {
                 sizes: Sizes::default(),
             }),
             leading: watch::Sender::new(false),
+            profiles,
         })
     }
 
@@ -149,14 +158,16 @@ impl Metrics {
         self.leading.send_replace(leading);
     }
 
-    /// Attempts that ended so.
+    /// Attempts that ended so, of all profiles.
     pub fn attempts(&self, how: Attempt) -> u64 {
-        self.counts.lock().attempts[how as usize].count
+        self.counts.lock().attempts.iter().map(|attempts| attempts[how as usize].count).sum()
     }
 
-    /// Attempts that were decided together ended: each took `took`.
-    pub(super) fn attempted(&self, how: Attempt, times: usize, took: Duration) {
-        self.counts.lock().attempts[how as usize].observe(took.as_secs_f64(), times as u64);
+    /// Attempts of pods of a profile that were decided together ended: each took `took`.
+    pub(super) fn attempted(&self, profile: usize, how: Attempt, times: usize, took: Duration) {
+        if let Some(attempts) = self.counts.lock().attempts.get_mut(profile) {
+            attempts[how as usize].observe(took.as_secs_f64(), times as u64);
+        }
     }
 
     /// Deciding about these many pods took so long in all.
@@ -175,10 +186,10 @@ impl Metrics {
         counts.pod_attempts.observe(f64::from(attempts), 1);
     }
 
-    /// A step of the framework took so long.
-    pub(super) fn point(&self, point: &'static str, status: &'static str, took: Duration) {
+    /// A step of the framework took so long for a pod of this profile.
+    pub(super) fn point(&self, profile: usize, point: &'static str, status: &'static str, took: Duration) {
         let mut counts = self.counts.lock();
-        let histogram = counts.points.entry((point, status)).or_insert_with(|| Histogram::new(&POINT_SECONDS));
+        let histogram = counts.points.entry((profile, point, status)).or_insert_with(|| Histogram::new(&POINT_SECONDS));
         histogram.observe(took.as_secs_f64(), 1);
     }
 
@@ -212,17 +223,20 @@ impl Metrics {
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
         let counts = self.counts.lock();
-        let profile = format!("profile=\"{}\"", self.profile);
-        let labels = |how: Attempt| format!("{profile},result=\"{}\"", how.name());
+        let series = || {
+            let of = |(profile, attempts)| Attempt::ALL.into_iter().map(move |how: Attempt| (profile, how, attempts));
+            self.profiles.iter().zip(&counts.attempts).flat_map(of)
+        };
+        let labels = |profile: &String, how: Attempt| format!("profile=\"{profile}\",result=\"{}\"", how.name());
         let name = "scheduler_schedule_attempts_total";
         head(text, name, "counter", "Attempts to schedule pods, by the result.")?;
-        for how in Attempt::ALL {
-            writeln!(text, "{name}{{{}}} {}", labels(how), counts.attempts[how as usize].count)?;
+        for (profile, how, attempts) in series() {
+            writeln!(text, "{name}{{{}}} {}", labels(profile, how), attempts[how as usize].count)?;
         }
         let name = "scheduler_scheduling_attempt_duration_seconds";
         head(text, name, "histogram", "Scheduling attempt latency in seconds (scheduling algorithm + binding).")?;
-        for how in Attempt::ALL.into_iter().filter(|how| counts.attempts[*how as usize].count > 0) {
-            counts.attempts[how as usize].write(text, name, &labels(how))?;
+        for (profile, how, attempts) in series().filter(|(_, how, attempts)| attempts[*how as usize].count > 0) {
+            attempts[how as usize].write(text, name, &labels(profile, how))?;
         }
         let name = "scheduler_scheduling_algorithm_duration_seconds";
         head(text, name, "histogram", "Scheduling algorithm latency in seconds, of a pod's share of its batch.")?;
@@ -238,8 +252,9 @@ impl Metrics {
         counts.pod_attempts.write(text, name, "")?;
         let name = "scheduler_framework_extension_point_duration_seconds";
         head(text, name, "histogram", "Latency of the extension points that talk to the API or search, in seconds.")?;
-        for ((point, status), histogram) in &counts.points {
-            let labels = format!("extension_point=\"{point}\",{profile},status=\"{status}\"");
+        for ((profile, point, status), histogram) in &counts.points {
+            let profile = self.profiles.get(*profile).map_or("", String::as_str);
+            let labels = format!("extension_point=\"{point}\",profile=\"{profile}\",status=\"{status}\"");
             histogram.write(text, name, &labels)?;
         }
         let name = "scheduler_queue_incoming_pods_total";
@@ -278,6 +293,11 @@ impl Metrics {
     }
 }
 
+/// A label's value as the text exposition writes it.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 fn head(text: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
     writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
 }
@@ -289,8 +309,8 @@ mod tests {
     #[test]
     fn attempts_show_in_their_buckets() {
         let metrics = Metrics::new("default-scheduler");
-        metrics.attempted(Attempt::Scheduled, 3, Duration::from_micros(1_500));
-        metrics.attempted(Attempt::Error, 1, Duration::from_secs(100));
+        metrics.attempted(0, Attempt::Scheduled, 3, Duration::from_micros(1_500));
+        metrics.attempted(0, Attempt::Error, 1, Duration::from_secs(100));
         metrics.bound(20, Duration::from_millis(15));
         let text = metrics.text();
         for line in [
@@ -302,6 +322,25 @@ mod tests {
             "scheduler_scheduling_attempt_duration_seconds_bucket{profile=\"default-scheduler\",result=\"error\",le=\"+Inf\"} 1",
             "scheduler_pod_scheduling_sli_duration_seconds_bucket{attempts=\"15+\",le=\"0.02\"} 1",
             "scheduler_pod_scheduling_attempts_sum 20",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn each_profile_has_its_series_and_no_name_breaks_the_text() {
+        let metrics = Metrics::of(["first", "a\"b\\c\nd"]);
+        metrics.attempted(1, Attempt::Scheduled, 2, Duration::ZERO);
+        metrics.attempted(0, Attempt::Unschedulable, 1, Duration::ZERO);
+        metrics.point(1, "Bind", "Success", Duration::ZERO);
+        metrics.attempted(7, Attempt::Error, 1, Duration::ZERO);
+        assert_eq!((metrics.attempts(Attempt::Scheduled), metrics.attempts(Attempt::Error)), (2, 0));
+        let text = metrics.text();
+        for line in [
+            r#"scheduler_schedule_attempts_total{profile="first",result="scheduled"} 0"#,
+            r#"scheduler_schedule_attempts_total{profile="first",result="unschedulable"} 1"#,
+            r#"scheduler_schedule_attempts_total{profile="a\"b\\c\nd",result="scheduled"} 2"#,
+            r#"scheduler_framework_extension_point_duration_seconds_count{extension_point="Bind",profile="a\"b\\c\nd",status="Success"} 1"#,
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in:\n{text}");
         }

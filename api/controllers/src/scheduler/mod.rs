@@ -1,6 +1,6 @@
 //! The scheduler: feeds the core with what the API tells, and the API with what the core decides.
 //!
-//! Two reflectors keep nodes and pods; their changes reach the model as deltas. All pods that wait form a batch, the
+//! Reflectors keep nodes, pods and what else decides; their changes reach the model as deltas. All pods that wait form a batch, the
 //! core places it, and the bindings go out many at a time: each is one guarded write of the API, and the store commits
 //! those that wait together. Nothing runs while nothing changes.
 //!
@@ -20,6 +20,7 @@ mod others;
 mod raw;
 mod source;
 mod spreading;
+mod storage;
 mod view;
 
 use std::sync::Arc;
@@ -35,7 +36,10 @@ pub use explain::{Explanation, NodeVerdict, Rejection, Score, explain};
 use inbox::Inbox;
 pub use metrics::{Attempt, Metrics};
 pub use model::DEFAULT_SCHEDULER;
-use source::{BUDGETS, POD_GROUPS, REPLICATION_CONTROLLERS, STATEFUL_SETS, Sources};
+use source::{
+    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, POD_GROUPS, REPLICATION_CONTROLLERS,
+    STATEFUL_SETS, STORAGE_CLASSES, Sources, VOLUMES,
+};
 
 /// How the scheduler works. The default is what `kelson dev` runs.
 #[derive(Clone, Debug)]
@@ -91,6 +95,13 @@ pub async fn run(client: Client, config: Config, metrics: Arc<Metrics>, shutdown
         sources.follow_if_served(Gvr::REPLICA_SETS, &inbox.replica_sets).await;
         sources.follow_if_served(STATEFUL_SETS, &inbox.stateful_sets).await;
         sources.follow_if_served(POD_GROUPS, &inbox.pod_groups).await;
+        sources.follow_if_served(STORAGE_CLASSES, &inbox.storage_classes).await;
+        sources.follow_if_served(CSI_DRIVERS, &inbox.csi_drivers).await;
+        sources.follow_if_served(CSI_NODES, &inbox.csi_nodes).await;
+        sources.follow_if_served(CAPACITIES, &inbox.capacities).await;
+        sources.follow_if_served(ATTACHMENTS, &inbox.attachments).await;
+        sources.follow_if_served(VOLUMES, &inbox.volumes).await;
+        sources.follow_if_served(CLAIMS, &inbox.claims).await;
         // Half the truth would place pods on capacity that is taken.
         sources.synced().await;
     };

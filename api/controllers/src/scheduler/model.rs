@@ -12,12 +12,14 @@ use kelson_sched::{
 };
 use kelson_wire::kube::{Delta, Keyed};
 use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::time::Instant;
 
 use super::configuration::ProfileSettings;
 use super::eviction::Eviction;
 use super::gang::Gangs;
 use super::metrics::{Metrics, Sizes};
 use super::spreading::Spreading;
+use super::storage::Storage;
 use super::view::{Condition, NodeView, PodView};
 
 /// The name that a pod without one means.
@@ -70,14 +72,33 @@ pub struct Binding {
     pub attempts: u32,
     /// When the pod first could be placed, in the model's milliseconds.
     pub since: u64,
+    /// Which profile decides, by its place in the list.
+    pub profile: usize,
+}
+
+/// A binding on its way.
+#[derive(Debug)]
+pub struct Sending {
+    pub binding: Binding,
+    /// When the batch began that placed it.
+    pub began: Instant,
+    /// Its claims are bound.
+    pub ready: bool,
 }
 
 /// What became of the pods of a batch.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub bindings: Vec<Binding>,
-    /// Pods that no node takes.
-    pub unschedulable: usize,
+    /// Pods that no node takes, by profile.
+    pub unschedulable: BTreeMap<usize, usize>,
+}
+
+impl Batch {
+    /// Counts a pod that no node takes.
+    pub(super) fn refuse(&mut self, profile: Option<usize>) {
+        *self.unschedulable.entry(profile.unwrap_or(0)).or_default() += 1;
+    }
 }
 
 /// How a binding ended.
@@ -128,6 +149,7 @@ pub struct Model {
     pub(super) budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
     pub(super) spreading: Spreading,
     pub(super) gangs: Gangs,
+    pub(super) storage: Storage,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -157,6 +179,7 @@ impl Model {
             budgets: BTreeMap::new(),
             spreading: Spreading::default(),
             gangs: Gangs::default(),
+            storage: Storage::default(),
             metrics,
         }
     }
@@ -167,10 +190,13 @@ impl Model {
             Some(node) => {
                 let events = self.cluster.upsert_node(&node.spec);
                 let what = if events.intersects(Events::NODE_ADDED) { "NodeAdd" } else { "NodeUpdate" };
+                self.storage_of_node_changed(&node.spec.name, events);
                 self.notice(what, events, now);
             }
             None => {
-                self.cluster.remove_node(&delta.latest().spec.name);
+                let name = &delta.latest().spec.name;
+                self.cluster.remove_node(name);
+                self.storage_of_node_changed(name, Events::NODE_REMOVED);
                 self.notice("NodeDelete", Events::NODE_REMOVED, now);
             }
         }
@@ -228,6 +254,7 @@ impl Model {
         if !view.node_name.is_empty() {
             known.stage = Stage::Bound;
             let completed = known.completed.clone();
+            self.storage.leave(id);
             self.queue.remove(id);
             self.gang_bound(view, id);
             // As it was placed, so that it does not move to another class.
@@ -336,6 +363,7 @@ impl Model {
         self.gated.remove(&id);
         self.reports.remove(&id);
         self.queue.remove(id);
+        self.storage.leave(id);
         let nominated = self.cluster.denominate(id).is_some();
         if self.cluster.remove_pod(id).is_some() || nominated {
             self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
@@ -414,7 +442,7 @@ impl Model {
                     let before = self.queue.depths();
                     self.queue.reject(pod.id, diagnosis.filters(), now);
                     self.came("ScheduleAttemptFailure", before);
-                    batch.unschedulable += 1;
+                    batch.refuse(self.pods.get(&pod.id).and_then(|known| self.profile(&known.view)));
                     // Pods of a class share their diagnosis: its text is made once for a run of them.
                     let known = message.take_if(|(of, _)| Arc::ptr_eq(of, &diagnosis));
                     let (_, text) = message.insert(known.unwrap_or_else(|| {
@@ -437,6 +465,7 @@ impl Model {
     }
 
     pub(super) fn bind(&mut self, pod: &Pod, node: NodeId) -> Option<Binding> {
+        let profile = self.pods.get(&pod.id).and_then(|known| self.profile(&known.view)).unwrap_or(0);
         let known = self.pods.get_mut(&pod.id)?;
         known.stage = Stage::Binding;
         let node = self.cluster.node_name(node).clone();
@@ -447,6 +476,7 @@ impl Model {
             unanswered: 0,
             attempts: known.attempts,
             since: known.since.unwrap_or_default(),
+            profile,
         })
     }
 
@@ -529,6 +559,7 @@ impl Model {
 
     /// Frees a place that the API refused, and lets the pod back off.
     fn give_back(&mut self, id: PodId, now: u64) {
+        self.storage.leave(id);
         if self.cluster.forget(id).is_some() {
             self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
         }
@@ -553,7 +584,8 @@ impl Model {
             if let (Some(known), Some(node)) = (known, self.cluster.placed(id)) {
                 let node = self.cluster.node_name(node).clone();
                 let (attempts, since) = (known.attempts, known.since.unwrap_or_default());
-                overdue.push(Binding { id, view: known.view.clone(), node, unanswered: 0, attempts, since });
+                let profile = self.profile(&known.view).unwrap_or(0);
+                overdue.push(Binding { id, view: known.view.clone(), node, unanswered: 0, attempts, since, profile });
                 self.unconfirmed.push_back((again_by, id));
             }
         }
@@ -571,7 +603,8 @@ impl Model {
     /// When time alone next asks for something to be done.
     pub fn next_wake(&self) -> Option<u64> {
         let confirm = self.unconfirmed.front().map(|(by, _)| *by);
-        self.queue.next_wake().into_iter().chain(confirm).min()
+        let volumes = self.storage.next_deadline();
+        self.queue.next_wake().into_iter().chain(confirm).chain(volumes).min()
     }
 }
 

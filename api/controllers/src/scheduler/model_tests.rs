@@ -223,7 +223,14 @@ fn only_pods_that_are_ours_and_ready_are_placed() {
     world.see(&claim, 0);
     assert!(world.schedule(0).is_empty());
     let report = world.model.next_report().expect("told");
-    assert_eq!((&*report.view.meta().name, &*report.message), ("v", "persistentvolumeclaim \"data\" not found"));
+    assert_eq!(
+        (&*report.view.meta().name, &*report.message),
+        (
+            "v",
+            "0/2 nodes are available: persistentvolumeclaim \"data\" not found. preemption: 0/2 nodes are available: 2 \
+             Preemption is not helpful for scheduling."
+        )
+    );
     world.see(&pending("g"), 0);
     assert_eq!(names(&world.schedule(0)), ["g"]);
 }

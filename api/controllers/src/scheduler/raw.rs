@@ -372,7 +372,56 @@ pub struct TopologySpread<'a> {
 #[serde(rename_all = "camelCase", default)]
 pub struct Volume<'a> {
     #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(borrow)]
     pub persistent_volume_claim: Option<ClaimSource<'a>>,
+    pub ephemeral: Option<IgnoredAny>,
+    #[serde(borrow)]
+    pub gce_persistent_disk: Option<GceDisk<'a>>,
+    #[serde(borrow)]
+    pub aws_elastic_block_store: Option<EbsDisk<'a>>,
+    #[serde(borrow)]
+    pub iscsi: Option<IscsiDisk<'a>>,
+    #[serde(borrow)]
+    pub rbd: Option<RbdDisk<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GceDisk<'a> {
+    #[serde(borrow)]
+    pub pd_name: Text<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub read_only: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EbsDisk<'a> {
+    #[serde(rename = "volumeID", borrow)]
+    pub volume_id: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IscsiDisk<'a> {
+    #[serde(borrow)]
+    pub iqn: Text<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub read_only: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RbdDisk<'a> {
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub monitors: Vec<Text<'a>>,
+    #[serde(borrow)]
+    pub pool: Text<'a>,
+    #[serde(borrow)]
+    pub image: Text<'a>,
+    #[serde(deserialize_with = "null_default")]
+    pub read_only: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,9 +14,20 @@ const fn namespaced(group: &'static str, version: &'static str, resource: &'stat
     Gvr { group, version, resource, kind, namespaced: true }
 }
 
+const fn cluster_wide(group: &'static str, resource: &'static str, kind: &'static str) -> Gvr {
+    Gvr { group, version: "v1", resource, kind, namespaced: false }
+}
+
 pub const BUDGETS: Gvr = namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
 pub const REPLICATION_CONTROLLERS: Gvr = namespaced("", "v1", "replicationcontrollers", "ReplicationController");
 pub const STATEFUL_SETS: Gvr = namespaced("apps", "v1", "statefulsets", "StatefulSet");
+pub const CLAIMS: Gvr = namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+pub const VOLUMES: Gvr = cluster_wide("", "persistentvolumes", "PersistentVolume");
+pub const STORAGE_CLASSES: Gvr = cluster_wide("storage.k8s.io", "storageclasses", "StorageClass");
+pub const CSI_DRIVERS: Gvr = cluster_wide("storage.k8s.io", "csidrivers", "CSIDriver");
+pub const CSI_NODES: Gvr = cluster_wide("storage.k8s.io", "csinodes", "CSINode");
+pub const CAPACITIES: Gvr = namespaced("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity");
+pub const ATTACHMENTS: Gvr = cluster_wide("storage.k8s.io", "volumeattachments", "VolumeAttachment");
 pub const POD_GROUPS: Gvr = namespaced("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup");
 
 /// Everything that is followed; it ends when dropped.

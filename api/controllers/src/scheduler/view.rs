@@ -10,20 +10,17 @@ use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp}
 use serde::{Deserialize, Deserializer};
 
 use super::spreading::{Owner, OwnerKind};
-use super::{others, raw};
+use super::{others, raw, storage};
 
 /// A constraint of a pod that this scheduler does not evaluate. The pod is left pending rather than placed wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// The claim's name.
-    VolumeClaim(Box<str>),
     ResourceClaim,
 }
 
 impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unsupported::VolumeClaim(name) => write!(f, "persistentvolumeclaim \"{name}\" not found"),
             Unsupported::ResourceClaim => f.write_str("resource claims are not supported by this scheduler"),
         }
     }
@@ -220,9 +217,6 @@ fn owner(meta: &raw::Meta<'_>) -> Option<Box<Owner>> {
 }
 
 fn unsupported(spec: &raw::PodSpec<'_>) -> Option<Unsupported> {
-    if let Some(claim) = spec.volumes.iter().find_map(|volume| volume.persistent_volume_claim.as_ref()) {
-        return Some(Unsupported::VolumeClaim(claim.claim_name.as_str().into()));
-    }
     (!spec.resource_claims.is_empty()).then_some(Unsupported::ResourceClaim)
 }
 
@@ -238,7 +232,7 @@ fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>) -> PodTemplate {
     let overhead = (!spec.overhead.0.is_empty()).then(|| resources(&spec.overhead).0);
     let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let node_selector = others::pairs(&spec.node_selector);
-    PodTemplate {
+    let mut template = PodTemplate {
         requests: Requests::of_pod(&containers, &init_containers, pod_level.as_ref(), overhead.as_ref()),
         node_name: None,
         node_selector,
@@ -252,7 +246,9 @@ fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>) -> PodTemplate {
         host_ports: host_ports(spec),
         images: spec.init_containers.iter().chain(&spec.containers).map(|one| one.image.as_str().into()).collect(),
         ..others::template(meta, spec)
-    }
+    };
+    storage::complete(&mut template, meta, spec);
+    template
 }
 
 /// Reads a list of resources; besides the sums, whether CPU and memory are given at all. An amount that cannot be read
@@ -383,6 +379,8 @@ impl From<raw::Node<'_>> for NodeView {
 
 #[cfg(test)]
 mod tests {
+    use kelson_sched::{Disk, VolumeUse};
+
     use super::*;
 
     #[test]
@@ -423,6 +421,42 @@ mod tests {
     }
 
     #[test]
+    fn volumes_are_read_in_full() {
+        let pod: PodView = serde_json::from_str(
+            r#"{"metadata":{"name":"db-0","uid":"u1"},"spec":{"volumes":[
+                {"name":"a","persistentVolumeClaim":{"claimName":"data"}},{"name":"b","emptyDir":{}},
+                {"name":"scratch","ephemeral":{"volumeClaimTemplate":{}}},
+                {"name":"c","gcePersistentDisk":{"pdName":"pd","readOnly":true}},
+                {"name":"d","awsElasticBlockStore":{"volumeID":"vol-1"}},
+                {"name":"e","iscsi":{"iqn":"iqn.1","lun":0}},
+                {"name":"f","rbd":{"monitors":["m1","m2"],"image":"i"}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            pod.template.volumes,
+            [
+                VolumeUse::Claim("data".into()),
+                VolumeUse::Ephemeral("db-0-scratch".into()),
+                VolumeUse::Disk(Disk::Gce { name: "pd".into(), read_only: true }),
+                VolumeUse::Disk(Disk::Ebs { id: "vol-1".into() }),
+                VolumeUse::Disk(Disk::Iscsi { iqn: "iqn.1".into(), read_only: false }),
+                VolumeUse::Disk(Disk::Rbd {
+                    monitors: vec!["m1".into(), "m2".into()],
+                    pool: "rbd".into(),
+                    image: "i".into(),
+                    read_only: false,
+                }),
+            ]
+        );
+        assert_eq!(pod.template.uid.as_deref(), Some("u1"), "it owns a claim");
+        let shared: PodView = serde_json::from_str(
+            r#"{"metadata":{"name":"a","uid":"u2"},"spec":{"volumes":[{"persistentVolumeClaim":{"claimName":"x"}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(shared.template.uid, None, "pods with one claim are one class");
+    }
+
+    #[test]
     fn nulls_and_absences_are_empty() {
         let pod: PodView = serde_json::from_str(
             r#"{"metadata":{"name":"a","creationTimestamp":null},"spec":{"containers":[{"resources":{},"ports":null}],
@@ -443,8 +477,8 @@ mod tests {
             pod.unsupported
         };
         assert_eq!(told(r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"ScheduleAnyway"}]}"#), None);
-        let claim = told(r#"{"volumes":[{"name":"v"},{"persistentVolumeClaim":{"claimName":"data"}}]}"#).unwrap();
-        assert_eq!(claim.to_string(), "persistentvolumeclaim \"data\" not found");
+        assert_eq!(told(r#"{"volumes":[{"name":"v"},{"persistentVolumeClaim":{"claimName":"data"}}]}"#), None);
+        assert_eq!(told(r#"{"resourceClaims":[{"name":"gpu"}]}"#), Some(Unsupported::ResourceClaim));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod poll;
 mod port;
 mod property;
 mod renewals;
+mod renewals;
 mod scenario;
 mod stores;
 mod watches;

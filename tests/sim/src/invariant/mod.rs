@@ -7,7 +7,6 @@ pub mod compaction;
 pub mod durability;
 pub mod lease;
 pub mod liveness;
-pub mod order;
 pub mod quorum;
 pub mod register;
 pub mod revisions;

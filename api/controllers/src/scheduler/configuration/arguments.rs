@@ -1,6 +1,7 @@
 //! `pluginConfig`: arguments of the plugins that have some.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kelson_sched::{FitStrategy, NodeSelectorTerm, Profile, SpreadConstraint, SpreadDefaults};
 use serde_json::Value;
@@ -9,8 +10,8 @@ use super::VERSION;
 use super::fields::Fields;
 use crate::scheduler::{raw, view};
 
-/// Reads the arguments of the plugin `name` into a profile.
-pub fn read(name: &str, mut fields: Fields<'_>, profile: &mut Profile) {
+/// Whether these are arguments of the plugin `name`.
+fn head(name: &str, fields: &mut Fields<'_>) {
     let (version, kind) = (fields.text("apiVersion"), fields.text("kind"));
     if let Some(version) = version.filter(|version| version != VERSION) {
         fields.invalid("apiVersion", format!("{version:?}"), &format!("must be {VERSION}"));
@@ -18,6 +19,21 @@ pub fn read(name: &str, mut fields: Fields<'_>, profile: &mut Profile) {
     if let Some(kind) = kind.filter(|kind| *kind != format!("{name}Args")) {
         fields.invalid("kind", format!("{kind:?}"), &format!("must be {name}Args"));
     }
+}
+
+/// Reads the arguments of `VolumeBinding`: how long claims may take to be bound.
+pub fn bind_within(mut fields: Fields<'_>) -> Option<Duration> {
+    head("VolumeBinding", &mut fields);
+    let seconds = fields.number_in("bindTimeoutSeconds", 0, i64::MAX);
+    if !fields.take("shape").is_null() {
+        fields.say(format!("{}: Forbidden: scoring by volume capacity is not supported", fields.at("shape")));
+    }
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs)
+}
+
+/// Reads the arguments of any other plugin into a profile.
+pub fn read(name: &str, mut fields: Fields<'_>, profile: &mut Profile) {
+    head(name, &mut fields);
     match name {
         "InterPodAffinity" => {
             if let Some(weight) = fields.number_in("hardPodAffinityWeight", 0, 100) {
@@ -42,12 +58,6 @@ pub fn read(name: &str, mut fields: Fields<'_>, profile: &mut Profile) {
         "DefaultPreemption" => {
             fields.number_in("minCandidateNodesPercentage", 0, 100);
             fields.number_in("minCandidateNodesAbsolute", 0, i64::from(i32::MAX));
-        }
-        "VolumeBinding" => {
-            fields.number_in("bindTimeoutSeconds", 0, i64::MAX);
-            if !fields.take("shape").is_null() {
-                fields.say(format!("{}: Forbidden: scoring by volume capacity is not supported", fields.at("shape")));
-            }
         }
         "DynamicResources" => {
             fields.text("filterTimeout");

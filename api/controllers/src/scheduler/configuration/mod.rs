@@ -17,6 +17,8 @@ use fields::{Complaints, Fields};
 
 /// The version that is read.
 pub const VERSION: &str = "kubescheduler.config.k8s.io/v1";
+/// kube-scheduler's default of `bindTimeoutSeconds`.
+const BIND_WITHIN: Duration = Duration::from_secs(600);
 const KIND: &str = "KubeSchedulerConfiguration";
 
 /// What the file says.
@@ -36,11 +38,13 @@ pub struct ProfileSettings {
     pub core: Profile,
     /// Whether its pods may evict others.
     pub preempts: bool,
+    /// How long a pod that was placed waits for its claims to be bound (`bindTimeoutSeconds` of `VolumeBinding`).
+    pub bind_within: Duration,
 }
 
 impl Default for ProfileSettings {
     fn default() -> ProfileSettings {
-        ProfileSettings { core: Profile::default(), preempts: true }
+        ProfileSettings { core: Profile::default(), preempts: true, bind_within: BIND_WITHIN }
     }
 }
 
@@ -164,6 +168,7 @@ fn waits(fields: &mut Fields<'_>) -> Waits {
 
 fn read_profile(mut fields: Fields<'_>) -> ProfileSettings {
     let mut core = Profile::default();
+    let mut bind_within = BIND_WITHIN;
     if let Some(name) = fields.text("schedulerName") {
         if name.is_empty() {
             let path = fields.at("schedulerName");
@@ -190,9 +195,12 @@ fn read_profile(mut fields: Fields<'_>) -> ProfileSettings {
             entry.say(format!("{path}: Invalid value: {name:?}: there is no such plugin in this scheduler"));
             return;
         }
-        arguments::read(&name, entry.object("args"), &mut core);
+        match name.as_str() {
+            "VolumeBinding" => bind_within = arguments::bind_within(entry.object("args")).unwrap_or(BIND_WITHIN),
+            name => arguments::read(name, entry.object("args"), &mut core),
+        }
     });
-    ProfileSettings { core, preempts: plugins.preempts }
+    ProfileSettings { core, preempts: plugins.preempts, bind_within }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl Knobs {
             lease_check_ms: pick(&[10, 50]),
             sync_ms: pick(&[1, 4, 4, 25]),
             state_rate: pick(&[10_000, 40_000, 64 << 20]),
-            writers: pick(&[2, 4, 8]),
+            writers: pick(&[1, 2, 4, 8]),
             lessees: pick(&[1, 3, 8]),
         }
     }

@@ -159,7 +159,12 @@ where
             Frame::with(REFUSED, &why)
         }
     };
-    frame::write(frames.stream(), answer).await?;
+    let told = frame::write(frames.stream(), answer).await;
+    // A state that is kept takes the place of this member's own at the next start, which therefore must come now, whether or
+    // not its sender still hears of it: what is written meanwhile would be lost.
+    if !matches!(outcome, Ok(true)) {
+        told?;
+    }
     outcome
 }
 
@@ -265,4 +270,24 @@ fn batch(chunk: Bytes) -> Result<Batch, String> {
         batch.put(space, &key, body.take(length)?);
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::MemoryStaging, *};
+    use crate::types::LeaderId;
+
+    #[tokio::test]
+    async fn a_state_that_is_kept_restarts_the_node_though_its_sender_is_gone() {
+        let (mut sender, receiver) = tokio::io::duplex(1 << 10);
+        let leader = LeaderId { term: 1, node_id: 1 };
+        let mark = message::encode_mark(&LocalVote::new(1, 1), Some(&LogId::new(leader, 7)));
+        frame::write(&mut sender, Frame::with(BEGIN, &mark)).await.unwrap();
+        frame::write(&mut sender, Frame::with(END, &0_u32.to_le_bytes())).await.unwrap();
+        drop(sender);
+        let staging = Arc::new(MemoryStaging::default());
+        let received = receive(Frames::new(receiver), || 3, staging.clone()).await;
+        assert!(received.unwrap());
+        assert!(staging.kept.lock().is_some());
+    }
 }

@@ -55,12 +55,10 @@ struct Inner {
     received: bool,
 }
 
-/// How many times as long as a synced write of the log it takes to have a whole state on the disk.
-const WHOLE: u32 = 10;
-
 /// Received states.
 struct Incoming {
-    pace: Pace,
+    /// How long it takes to have the next one on the disk.
+    whole: Box<dyn Fn() -> Duration + Send + Sync>,
     open: Mutex<Option<Arc<MemoryBackend>>>,
     kept: Mutex<Option<Arc<MemoryBackend>>>,
 }
@@ -78,18 +76,21 @@ impl Staging for Incoming {
     }
 
     fn flushes(&self) -> Duration {
-        // That the disk is broken is found out by the log.
-        (self.pace)().unwrap_or_default() * WHOLE
+        (self.whole)()
     }
 }
 
 impl Medium {
-    /// An empty one. `pace` says how long the next synced write takes; `None` breaks the disk until the next start.
-    pub fn new(pace: impl Fn() -> Option<Duration> + Send + Sync + 'static) -> Medium {
+    /// An empty one. `pace` says how long the next synced write takes; `None` breaks the disk until the next start. `whole`
+    /// says how long it takes to have the next state of another member on the disk.
+    pub fn new(
+        pace: impl Fn() -> Option<Duration> + Send + Sync + 'static,
+        whole: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Medium {
         let pace: Pace = Arc::new(pace);
         let log = Arc::new(SimDisk::new(Content::default(), pace.clone()));
         let inner = Inner { log, state: Arc::new(MemoryBackend::with_crashes()), received: false };
-        let incoming = Incoming { pace: pace.clone(), open: Mutex::default(), kept: Mutex::default() };
+        let incoming = Incoming { whole: Box::new(whole), open: Mutex::default(), kept: Mutex::default() };
         Medium { pace, inner: Mutex::new(inner), incoming: Arc::new(incoming) }
     }
 

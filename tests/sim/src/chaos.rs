@@ -40,7 +40,7 @@ pub enum Moment {
     Applied,
     /// The same without one: of leases, mostly.
     Quiet,
-    /// It leads, and a client was told that its lease is renewed.
+    /// It leads, and a client was told that its lease is renewed, of which a part had passed.
     Renewed,
 }
 
@@ -122,7 +122,7 @@ impl Mix {
         (Fault::Reset, 1),
         (Fault::Kill, 3),
         (Fault::KillWriter, 2),
-        (Fault::Aim, 3),
+        (Fault::Aim, 4),
         (Fault::KillAll, 1),
         (Fault::Restart, 1),
         (Fault::SlowDisk, 3),
@@ -307,9 +307,12 @@ impl Chaos {
     /// the entry is committed.
     fn aim(&self) {
         let (how, down) = (self.crash(), self.dice.ms(0, 1_500));
-        let moment = self.dice.pick(&[Moment::Applied, Moment::Quiet, Moment::Renewed]).unwrap_or(Moment::Applied);
-        let after = if self.dice.percent(30) { Duration::ZERO } else { self.dice.ms(0, 8) };
-        let skipped = self.dice.below(8);
+        let moments = [Moment::Applied, Moment::Quiet, Moment::Renewed, Moment::Renewed];
+        let moment = self.dice.pick(&moments).unwrap_or(Moment::Applied);
+        // Who was told of a renewal has his answer.
+        let at_once = moment == Moment::Renewed || self.dice.percent(30);
+        let after = if at_once { Duration::ZERO } else { self.dice.ms(0, 8) };
+        let skipped = if at_once { self.dice.below(2) } else { self.dice.below(8) };
         self.note(format!("the leader is aimed at: {moment:?}"));
         *self.world.aim.lock() = Some(Aim { skipped, moment, after, how, down });
     }

@@ -48,6 +48,11 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// A whole state: some are large.
+    fn whole(&self) -> Duration {
+        self.dice.ms(0, self.dice.pick(&[20, 200, 3_000]).unwrap_or(20))
+    }
+
     fn next(&self) -> Option<Duration> {
         if self.broken.load(Relaxed) {
             self.failed.store(true, Relaxed);
@@ -115,7 +120,7 @@ impl Knobs {
             lease_check_ms: pick(&[10, 50]),
             sync_ms: pick(&[1, 4, 4, 25]),
             state_rate: pick(&[10_000, 40_000, 64 << 20]),
-            writers: pick(&[2, 4, 8]),
+            writers: pick(&[1, 2, 4, 8]),
             lessees: pick(&[1, 3, 8]),
         }
     }
@@ -128,7 +133,8 @@ impl Member {
         let pace =
             Arc::new(Pace { dice, usual: AtomicU64::new(knobs.sync_ms), broken: false.into(), failed: false.into() });
         let paced = pace.clone();
-        let medium = Medium::new(move || paced.next());
+        let whole = pace.clone();
+        let medium = Medium::new(move || paced.next(), move || whole.whole());
         Member { id, medium, pace, clock: Arc::new(clock), snapshot_entries, founders, state: Mutex::default() }
     }
 

@@ -35,8 +35,12 @@ impl Kept {
 
     /// Up to where the log may be dropped as far as these members are concerned; `stored` says what one has of the log.
     pub(crate) fn allows(&self, stored: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        self.allows_at(Instant::now(), stored)
+    }
+
+    fn allows_at(&self, now: Instant, stored: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let mut kept = self.0.lock();
-        kept.retain(|_, keeping| keeping.until.is_none_or(|until| until > Instant::now()));
+        kept.retain(|_, keeping| keeping.until.is_none_or(|until| until > now));
         kept.iter().map(|(target, keeping)| stored(*target).map_or(keeping.index, |has| has.max(keeping.index))).min()
     }
 }
@@ -53,24 +57,22 @@ impl Drop for Sending {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn log_is_kept_from_a_state_on_until_its_receiver_has_taken_it_up() {
+    #[test]
+    fn log_is_kept_from_a_state_on_until_its_receiver_has_taken_it_up() {
         let kept = Arc::new(Kept::default());
         let nobody = |_| None;
+        let later = |graces: u32| Instant::now() + graces * GRACE;
         assert_eq!(kept.allows(nobody), None);
         let sending = kept.send(2, 70);
         let other = kept.send(3, 90);
         assert_eq!(kept.allows(nobody), Some(70));
-        tokio::time::advance(2 * GRACE).await;
-        assert_eq!(kept.allows(nobody), Some(70), "it is still on its way");
+        assert_eq!(kept.allows_at(later(2), nobody), Some(70), "it is still on its way");
         drop(sending);
         assert_eq!(kept.allows(nobody), Some(70), "it has yet to start");
         assert_eq!(kept.allows(|target| (target == 2).then_some(80)), Some(80));
         assert_eq!(kept.allows(|target| (target == 2).then_some(100)), Some(90));
-        tokio::time::advance(GRACE).await;
-        assert_eq!(kept.allows(nobody), Some(90), "it never came");
+        assert_eq!(kept.allows_at(later(2), nobody), Some(90), "it never came");
         drop(other);
-        tokio::time::advance(GRACE).await;
-        assert_eq!(kept.allows(nobody), None);
+        assert_eq!(kept.allows_at(later(2), nobody), None);
     }
 }

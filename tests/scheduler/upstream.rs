@@ -46,6 +46,7 @@ pub struct Upstream {
     _api: Program,
     runtime: Runtime,
     client: Client,
+    /// The scheduler's kubeconfig.
     scheduler: PathBuf,
 }
 
@@ -94,6 +95,11 @@ impl Upstream {
             upstream.get(&PRIORITY_CLASSES, "", "system-node-critical")
         });
         upstream
+    }
+
+    /// Starts a scheduler.
+    pub fn scheduler(&self) -> Program {
+        world::scheduler(&self.scheduler, &[])
     }
 
     pub fn get(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<Value, String> {
@@ -173,13 +179,13 @@ fn an_unmodified_kube_apiserver_is_served() {
     let Some(binary) = peer("KELSON_TEST_KUBE_APISERVER", "the scheduler at a real kube-apiserver") else { return };
     let upstream = Upstream::start(&binary);
     upstream.runtime.block_on(world::create_nodes(&upstream.client, NODES, CPU));
-    let mut scheduler = world::scheduler(&upstream.scheduler, &[]);
+    let mut scheduler = upstream.scheduler();
     burst(&upstream, &mut scheduler);
     taints_and_cordons(&upstream);
     deletions(&upstream);
     preemption(&upstream);
     budgets(&upstream);
-    volumes(&upstream);
+    volumes(&upstream, scheduler);
 }
 
 fn burst(upstream: &Upstream, scheduler: &mut Program) {

@@ -4,6 +4,7 @@ use kelson_wire::kube::Gvr;
 use serde_json::{Value, json};
 
 use super::upstream::{REACTION, Upstream, on};
+use crate::program::Program;
 
 const CLAIMS: Gvr = Gvr {
     group: "",
@@ -23,7 +24,7 @@ const DRIVER: &str = "disks.example.com";
 const SELECTED: &str = "volume.kubernetes.io/selected-node";
 
 /// Volumes in every way in which the scheduler has a part.
-pub fn volumes(upstream: &Upstream) {
+pub fn volumes(upstream: &Upstream, scheduler: Program) {
     for (name, provisioner) in [("by-hand", "kubernetes.io/no-provisioner"), ("made", DRIVER)] {
         upstream.create(
             &CLASSES,
@@ -38,6 +39,7 @@ pub fn volumes(upstream: &Upstream) {
     made_on_demand(upstream);
     failed_and_made_again(upstream);
     limited(upstream);
+    finished_by_another(upstream, scheduler);
 }
 
 fn claim(upstream: &Upstream, name: &str, class: &str) {
@@ -183,4 +185,16 @@ fn limited(upstream: &Upstream) {
     );
     upstream.delete(&Gvr::PODS, "default", "one");
     assert_eq!(upstream.node_of("two"), "node-11");
+}
+
+/// The scheduler dies between what it wrote about the claim and the pod's binding.
+fn finished_by_another(upstream: &Upstream, scheduler: Program) {
+    claim(upstream, "orphan", "made");
+    pod(upstream, "orphan", "orphan", json!({}));
+    let (claim, node) = selected(upstream, "orphan");
+    scheduler.kill();
+    let _another = upstream.scheduler();
+    volume(upstream, "orphan-made", "made", &node, &claim);
+    complete(upstream, "orphan", "orphan-made");
+    assert_eq!(upstream.node_of("orphan"), node);
 }

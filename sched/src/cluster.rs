@@ -76,6 +76,8 @@ pub(crate) struct Placed {
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
     pub volumes: VolumePlan,
+    /// The promise of each claim of the plan.
+    pub promises: Vec<u64>,
 }
 
 /// A class that found no node in a batch.

@@ -63,16 +63,17 @@ impl Cluster {
     /// Promises a pod what its node was chosen for.
     pub(crate) fn promise(&mut self, pod: &Pod, node: NodeId) -> Box<Holdings> {
         let volumes = Binding::new(&self.state, &pod.class).and_then(|binding| binding.plan(&self.state, node).ok());
-        let holdings = Holdings { volumes: volumes.unwrap_or_default() };
+        let volumes = volumes.unwrap_or_default();
         let name = self.state.node(node).name.clone();
-        self.state.storage.keep(&pod.class.template.namespace, &holdings.volumes, &name);
-        Box::new(holdings)
+        let promises = self.state.storage.keep(&pod.class.template.namespace, &volumes, &name);
+        Box::new(Holdings { volumes, promises })
     }
 
     /// Takes a pod's promises back.
     pub(crate) fn give_back(&mut self, placed: &Placed) {
         if let Some(holdings) = &placed.holdings {
-            self.state.storage.give_back(&placed.class.template.namespace, &holdings.volumes);
+            let Holdings { volumes, promises } = &**holdings;
+            self.state.storage.give_back(&placed.class.template.namespace, volumes, promises);
         }
     }
 

@@ -54,8 +54,10 @@ pub(crate) struct Storage {
     in_use: FxHashMap<NodeId, InUse>,
     /// Pods with a place that name a claim, ephemeral ones apart.
     users: FxHashMap<Key, u32>,
-    /// What claims were promised, and to how many pods.
-    promises: FxHashMap<Key, (Promise, u32)>,
+    /// What claims were promised, by which promise, and to how many pods.
+    promises: FxHashMap<Key, (Promise, u64, u32)>,
+    /// Number of the promise that was made last.
+    last_promise: u64,
     /// Volumes that are promised.
     promised: FxHashMap<Arc<str>, Key>,
 }
@@ -83,8 +85,8 @@ impl Storage {
         // What the API shows needs no promise any more.
         let shown = match (&claim, self.promises.get(&key)) {
             (None, Some(_)) => true,
-            (Some(claim), Some((Promise::Volume(_), _))) => claim.volume.is_some(),
-            (Some(claim), Some((Promise::Node(_), _))) => claim.volume.is_some() || claim.selected_node.is_some(),
+            (Some(claim), Some((Promise::Volume(_), ..))) => claim.volume.is_some(),
+            (Some(claim), Some((Promise::Node(_), ..))) => claim.volume.is_some() || claim.selected_node.is_some(),
             (_, None) => false,
         };
         if shown {
@@ -181,7 +183,7 @@ impl Storage {
 
     /// What a claim was promised.
     pub fn promise(&self, key: &Key) -> Option<&Promise> {
-        self.promises.get(key).map(|(promise, _)| promise)
+        self.promises.get(key).map(|(promise, ..)| promise)
     }
 
     /// Which claim a volume is promised to.
@@ -268,29 +270,36 @@ impl Storage {
         self.in_use.is_empty() && self.users.is_empty() && self.promises.is_empty() && self.promised.is_empty()
     }
 
-    /// Promises what a plan says for a pod that goes to a node.
-    pub fn keep(&mut self, namespace: &Arc<str>, plan: &VolumePlan, node: &Arc<str>) {
+    /// Promises what a plan says for a pod that goes to a node. Returns the number of each promise.
+    pub fn keep(&mut self, namespace: &Arc<str>, plan: &VolumePlan, node: &Arc<str>) -> Vec<u64> {
+        let mut numbers = Vec::new();
         let bound = plan.bind.iter().map(|(claim, volume)| (claim, Promise::Volume(volume.clone())));
         let made = plan.provision.iter().map(|claim| (claim, Promise::Node(node.clone())));
         for (claim, promise) in bound.chain(made) {
             let key = (namespace.clone(), claim.clone());
             // Pods that share a claim share its promise, which is the first one's.
-            let (_, pods) = self.promises.entry(key.clone()).or_insert_with(|| {
+            let (_, number, pods) = self.promises.entry(key.clone()).or_insert_with(|| {
                 if let Promise::Volume(volume) = &promise {
                     self.promised.insert(volume.clone(), key);
                 }
-                (promise, 0)
+                self.last_promise += 1;
+                (promise, self.last_promise, 0)
             });
             *pods += 1;
+            numbers.push(*number);
         }
+        numbers
     }
 
-    /// Takes back what was promised to one pod.
-    pub fn give_back(&mut self, namespace: &Arc<str>, plan: &VolumePlan) {
+    /// Takes back what was promised to one pod, by these numbers. What the API has shown meanwhile is promised no more, and a
+    /// later promise of the same claim is another pod's.
+    pub fn give_back(&mut self, namespace: &Arc<str>, plan: &VolumePlan, numbers: &[u64]) {
         let claims = plan.bind.iter().map(|(claim, _)| claim).chain(&plan.provision);
-        for claim in claims {
+        for (claim, number) in claims.zip(numbers) {
             let key = (namespace.clone(), claim.clone());
-            if let Some((_, pods)) = self.promises.get_mut(&key) {
+            if let Some((_, have, pods)) = self.promises.get_mut(&key)
+                && have == number
+            {
                 *pods -= 1;
                 if *pods == 0 {
                     self.withdraw(&key);
@@ -300,7 +309,7 @@ impl Storage {
     }
 
     fn withdraw(&mut self, key: &Key) {
-        if let Some((Promise::Volume(volume), _)) = self.promises.remove(key) {
+        if let Some((Promise::Volume(volume), ..)) = self.promises.remove(key) {
             self.promised.remove(&volume);
         }
     }

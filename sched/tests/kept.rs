@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kelson_sched::{
-    Cluster, Decision, LabelSelector, NodeSpec, Pairs, Pod, PodId, PodTemplate, PodTerm, Resources, Tenure,
+    Cluster, Decision, LabelSelector, NodeSpec, Pairs, Pod, PodId, PodTemplate, PodTerm, Resources, StorageClass,
+    Tenure, Volume, VolumeClaim, VolumeUse,
 };
 
 fn pairs(key: &str, value: &str) -> Pairs {
@@ -53,4 +54,37 @@ fn a_namespace_that_changes_sides_is_seen_by_a_plan_that_is_kept() {
     cluster.set_namespace(&"bank".into(), None);
     let again = place(&mut cluster, &shy, 50..70);
     assert!(again.iter().any(|node| &**node == "node-0"), "a namespace without labels is on no side: {again:?}");
+}
+
+#[test]
+fn a_pod_takes_back_no_promise_but_its_own() {
+    let mut cluster = cluster();
+    let class = StorageClass { wait_for_consumer: true, ..StorageClass::default() };
+    cluster.set_storage_class(&"slow".into(), Some(class));
+    let volume = Volume { capacity: 1, class: "slow".into(), available: true, ..Volume::default() };
+    cluster.set_volume(&"only".into(), Some(volume));
+    let claim = |name: &str, volume: Option<&str>| VolumeClaim {
+        uid: name.into(),
+        class: "slow".into(),
+        size: Some(1),
+        volume: volume.map(Into::into),
+        ..VolumeClaim::default()
+    };
+    let namespace: Arc<str> = "shop".into();
+    for name in ["a", "b"] {
+        cluster.set_volume_claim(&namespace, &name.into(), Some(claim(name, None)));
+    }
+    let with = |name: &str| {
+        let volumes = vec![VolumeUse::Claim(name.into())];
+        Arc::new(PodTemplate { namespace: namespace.clone(), volumes, ..PodTemplate::default() })
+    };
+    assert_eq!(place(&mut cluster, &with("a"), 1..2).len(), 1);
+    // The API shows the claim's volume, which ends the promise, and then takes it back.
+    cluster.set_volume_claim(&namespace, &"a".into(), Some(claim("a", Some("only"))));
+    cluster.set_volume_claim(&namespace, &"a".into(), Some(claim("a", None)));
+    assert_eq!(place(&mut cluster, &with("a"), 2..3).len(), 1);
+    cluster.forget(PodId(1));
+    assert_eq!(place(&mut cluster, &with("b"), 3..4).len(), 0, "the volume is the second pod's");
+    cluster.forget(PodId(2));
+    assert_eq!(place(&mut cluster, &with("b"), 3..4).len(), 1);
 }

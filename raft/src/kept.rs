@@ -11,8 +11,16 @@ use tokio::time::Instant;
 const GRACE: Duration = Duration::from_secs(60);
 
 /// For whom log is kept, each from where; of the members at most.
-#[derive(Default)]
-pub(crate) struct Kept(Mutex<BTreeMap<u64, Keeping>>);
+pub(crate) struct Kept {
+    grace: Duration,
+    members: Mutex<BTreeMap<u64, Keeping>>,
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept { grace: GRACE, members: Mutex::default() }
+    }
+}
 
 struct Keeping {
     index: u64,
@@ -29,26 +37,22 @@ pub(crate) struct Sending {
 impl Kept {
     /// A state that ends at `index` is sent to a member.
     pub(crate) fn send(self: &Arc<Self>, target: u64, index: u64) -> Sending {
-        self.0.lock().insert(target, Keeping { index, until: None });
+        self.members.lock().insert(target, Keeping { index, until: None });
         Sending { kept: self.clone(), target }
     }
 
     /// Up to where the log may be dropped as far as these members are concerned; `stored` says what one has of the log.
     pub(crate) fn allows(&self, stored: impl Fn(u64) -> Option<u64>) -> Option<u64> {
-        self.allows_at(Instant::now(), stored)
-    }
-
-    fn allows_at(&self, now: Instant, stored: impl Fn(u64) -> Option<u64>) -> Option<u64> {
-        let mut kept = self.0.lock();
-        kept.retain(|_, keeping| keeping.until.is_none_or(|until| until > now));
+        let mut kept = self.members.lock();
+        kept.retain(|_, keeping| keeping.until.is_none_or(|until| until > Instant::now()));
         kept.iter().map(|(target, keeping)| stored(*target).map_or(keeping.index, |has| has.max(keeping.index))).min()
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Some(keeping) = self.kept.0.lock().get_mut(&self.target) {
-            keeping.until = Some(Instant::now() + GRACE);
+        if let Some(keeping) = self.kept.members.lock().get_mut(&self.target) {
+            keeping.until = Some(Instant::now() + self.kept.grace);
         }
     }
 }
@@ -61,18 +65,22 @@ mod tests {
     fn log_is_kept_from_a_state_on_until_its_receiver_has_taken_it_up() {
         let kept = Arc::new(Kept::default());
         let nobody = |_| None;
-        let later = |graces: u32| Instant::now() + graces * GRACE;
         assert_eq!(kept.allows(nobody), None);
         let sending = kept.send(2, 70);
-        let other = kept.send(3, 90);
+        let _other = kept.send(3, 90);
         assert_eq!(kept.allows(nobody), Some(70));
-        assert_eq!(kept.allows_at(later(2), nobody), Some(70), "it is still on its way");
         drop(sending);
         assert_eq!(kept.allows(nobody), Some(70), "it has yet to start");
         assert_eq!(kept.allows(|target| (target == 2).then_some(80)), Some(80));
         assert_eq!(kept.allows(|target| (target == 2).then_some(100)), Some(90));
-        assert_eq!(kept.allows_at(later(2), nobody), Some(90), "it never came");
-        drop(other);
-        assert_eq!(kept.allows_at(later(2), nobody), None);
+    }
+
+    #[test]
+    fn a_receiver_that_never_comes_is_given_up() {
+        let kept = Arc::new(Kept { grace: Duration::ZERO, ..Kept::default() });
+        let sending = kept.send(2, 70);
+        assert_eq!(kept.allows(|_| None), Some(70), "it is on its way");
+        drop(sending);
+        assert_eq!(kept.allows(|_| None), None);
     }
 }

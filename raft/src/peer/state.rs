@@ -274,8 +274,8 @@ fn batch(chunk: Bytes) -> Result<Batch, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::MemoryStaging, *};
-    use crate::types::LeaderId;
+    use super::*;
+    use crate::{peer::MemoryStaging, types::LeaderId};
 
     #[tokio::test]
     async fn a_state_that_is_kept_restarts_the_node_though_its_sender_is_gone() {

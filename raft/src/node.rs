@@ -460,6 +460,8 @@ impl Node {
     /// # Errors
     /// What made the node stop before, or the last flush fail.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        // Here and not only by the node's thread, which may be waiting for the disk.
+        self.inner.queue.close();
         self.inner.stop.send_replace(true);
         self.stopped().await
     }

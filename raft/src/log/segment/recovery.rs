@@ -27,6 +27,7 @@ pub(super) struct Recovered {
 }
 
 /// Whether there is a log in the directory, of this version or an earlier one.
+#[cfg(feature = "rocksdb")]
 pub fn has_log(dir: &Path) -> bool {
     dir.join("CURRENT").exists() || numbers(dir).is_ok_and(|numbers| !numbers.is_empty())
 }

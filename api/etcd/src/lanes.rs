@@ -8,8 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// The threads. With the last of what has come out of [`Lanes::pick`] and this dropped, they end, and what still runs in
-/// them with them.
+/// The threads. When this is dropped they end, and what still runs in them with them.
 pub(crate) struct Lanes(Vec<Lane>);
 
 struct Lane {
@@ -19,7 +18,7 @@ struct Lane {
     end: CancellationToken,
 }
 
-/// A connection's place, as long as it lasts.
+/// A connection's place, which counts until it is dropped.
 pub(crate) struct Place {
     _user: Arc<()>,
 }

@@ -1,6 +1,14 @@
 //! The way to other members, as raft wants it.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -35,6 +43,10 @@ pub(crate) struct Network {
     /// Bytes of it a second.
     pub(crate) rate: u64,
     pub(crate) kept: Arc<Kept>,
+    /// Of this process, among all that this member has been.
+    pub(crate) life: u64,
+    /// States that it has sent.
+    pub(crate) states: Arc<AtomicU64>,
 }
 
 /// The way to one member.
@@ -156,12 +168,13 @@ impl RaftNetworkV2<Types> for Way {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let Some(last) = snapshot.meta.last_log_id else { return Ok(SnapshotResponse::new(vote)) };
-        let Network { roster, backend, rate, kept } = &self.network;
+        let Network { roster, backend, rate, kept, life, states } = &self.network;
+        let head = message::encode_begin(&vote, &last, (*life, states.fetch_add(1, Ordering::Relaxed)));
         let _sending = kept.send(self.target, last.index);
         tracing::info!("member {:x} is too far behind: sending it the whole state", self.target);
         let sent = tokio::select! {
             biased;
-            sent = peer::send_state(roster, self.target, backend.clone(), (vote, last), *rate) => sent,
+            sent = peer::send_state(roster, self.target, backend.clone(), &head, *rate) => sent,
             closed = cancel => return Err(closed.into()),
         };
         match sent {

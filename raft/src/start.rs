@@ -29,7 +29,7 @@ use crate::{
     membership::{self, Changes},
     network::Network,
     node::{Inner, Raft},
-    peer::{Host, MemoryStaging, Roster, Staging, Timing},
+    peer::{Host, MemoryStaging, Receiving, Roster, Staging, Timing},
     proposer::{self, Limits},
     queue::Queue,
     state::{StateMachine, Thresholds, log_id},
@@ -137,8 +137,14 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
     let machine = machine.tell(forward.clone());
     let kept = Arc::new(Kept::default());
-    let network =
-        Network { roster: roster.clone(), backend: parts.backend.clone(), rate: config.state_rate, kept: kept.clone() };
+    let network = Network {
+        roster: roster.clone(),
+        backend: parts.backend.clone(),
+        rate: config.state_rate,
+        kept: kept.clone(),
+        life: config.life,
+        states: Arc::default(),
+    };
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), network, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
     roster.follow(raft.metrics());
@@ -188,7 +194,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         changes: changes(),
         reader: reader.clone(),
         staging: parts.staging.clone(),
-        receiving: tokio::sync::Mutex::new(()),
+        receiving: Receiving::default(),
         fail,
         stopping: stopping.clone(),
     });

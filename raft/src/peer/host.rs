@@ -15,7 +15,7 @@ use openraft::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Mutex, Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -25,7 +25,8 @@ use super::{
     hello::{self, Hello},
     link, message,
     message::Kind,
-    serve_appends, state,
+    serve_appends,
+    state::{self, Receiving},
 };
 use crate::{
     Error, Member,
@@ -54,8 +55,7 @@ pub(crate) struct Host {
     pub(crate) changes: Changes,
     pub(crate) reader: Reader,
     pub(crate) staging: Arc<dyn Staging>,
-    /// One state at a time, or one's chunks would end up among another's.
-    pub(crate) receiving: Mutex<()>,
+    pub(crate) receiving: Receiving,
     /// Ends the node for this reason.
     pub(crate) fail: mpsc::Sender<Error>,
     pub(crate) stopping: watch::Receiver<bool>,
@@ -105,10 +105,9 @@ impl Host {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Ok(_one) = self.receiving.try_lock() else { return Err(io::ErrorKind::ResourceBusy.into()) };
         let reader = self.reader.clone();
         let applied = move || reader.applied().map_or(0, |applied| applied.index);
-        if state::receive(frames, applied, self.staging.clone()).await? {
+        if state::receive(frames, applied, self.staging.clone(), &self.receiving).await? {
             tracing::info!("a whole state has come: starting again from it");
             // Whoever else ended the node was first.
             let _ = self.fail.try_send(Error::Replaced);

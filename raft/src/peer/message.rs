@@ -183,7 +183,16 @@ pub(crate) fn vote_answer(body: Bytes) -> Parsed<VoteResponse<Types>> {
     Ok(VoteResponse::new(vote, last, body.u8()? == 1))
 }
 
-/// A leader's vote, and a position in its log: what a state begins with.
+/// What a state begins with: a leader's vote and a position in its log, to be read by [`mark`], and what tells this one from
+/// any other that a sender sends: its process's `life`, and a number in that.
+pub(crate) fn encode_begin(vote: &LocalVote, last: &LogId, (life, number): (u64, u64)) -> Vec<u8> {
+    let mut out = encode_mark(vote, Some(last));
+    put_u64(&mut out, life);
+    put_u64(&mut out, number);
+    out
+}
+
+/// A leader's vote, and a position in its log.
 pub(crate) fn encode_mark(vote: &LocalVote, last: Option<&LogId>) -> Vec<u8> {
     let mut out = Vec::new();
     put_vote(&mut out, vote);

@@ -24,7 +24,7 @@ pub(crate) use roster::{Roster, Timing};
 #[cfg(feature = "rocksdb")]
 pub(crate) use staging::DirStaging;
 pub(crate) use staging::{MemoryStaging, Staging};
-pub(crate) use state::send as send_state;
+pub(crate) use state::{Receiving, send as send_state};
 
 use std::{future::Future, io, pin::Pin};
 
@@ -54,7 +54,7 @@ pub(crate) enum Purpose {
     Calls = 1,
     /// Appends of one leader, answered in order.
     Appends = 2,
-    /// One state, answered once.
+    /// One state.
     State = 3,
     /// Who the members are, for one that does not know the cluster's id yet.
     Ask = 4,

@@ -331,6 +331,11 @@ impl Census {
         !affected.is_empty()
     }
 
+    /// Whether a pod of this profile is on a node.
+    pub fn is_on(&self, profile: ProfileId, node: NodeId) -> bool {
+        self.profiles[profile as usize].as_ref().is_some_and(|profile| profile.on.contains_key(&node))
+    }
+
     /// Counts a pod in (`by` = 1) or out (-1) on a node.
     pub fn count(&mut self, profile: ProfileId, carries: &[TallyId], node: NodeId, live: bool, by: i32) {
         let Census { profiles, tallies, .. } = self;

@@ -9,6 +9,7 @@ use crate::bond::Bonds;
 use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
 use crate::constraint::Pairs;
 use crate::ledger::NodeId;
+use crate::near::NearMap;
 use crate::nomination::Nominee;
 use crate::pod::{Class, Classes, Parts, Pod, PodId, PodTemplate};
 use crate::preemption::{Budget, Order};
@@ -94,7 +95,7 @@ pub struct Cluster {
     pub(crate) state: State,
     classes: Classes,
     profiles: Vec<Arc<Profile>>,
-    pub(crate) pods: FxHashMap<PodId, Placed>,
+    pub(crate) pods: NearMap<PodId, Placed>,
     workers: Vec<Worker>,
     pub(crate) nominees: FxHashMap<PodId, Nominee>,
     pub(crate) budgets: Vec<Budget>,
@@ -124,7 +125,7 @@ impl Cluster {
             profiles: profiles.into_iter().map(Arc::new).collect(),
             state: State::new(),
             classes: Classes::default(),
-            pods: FxHashMap::default(),
+            pods: NearMap::default(),
             workers: (0..workers.max(1) as u64).map(|at| Worker::new(seed.wrapping_add(at + 1))).collect(),
             nominees: FxHashMap::default(),
             budgets: Vec::new(),

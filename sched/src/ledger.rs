@@ -26,24 +26,37 @@ pub(crate) struct Take {
     pub amount: i64,
 }
 
+/// One resource of one node: side by side, since whoever asks for one asks for both, and of a large cluster neither is in a
+/// cache.
+#[derive(Debug)]
+struct Cell {
+    capacity: i64,
+    used: AtomicI64,
+}
+
+impl Cell {
+    fn new(capacity: i64) -> Cell {
+        Cell { capacity, used: AtomicI64::new(0) }
+    }
+}
+
 /// One resource over all nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Column {
-    capacity: Vec<i64>,
-    used: Vec<AtomicI64>,
+    cells: Vec<Cell>,
 }
 
 impl Column {
     fn with_rows(rows: usize, capacity: i64) -> Column {
-        Column { capacity: vec![capacity; rows], used: (0..rows).map(|_| AtomicI64::new(0)).collect() }
+        Column { cells: (0..rows).map(|_| Cell::new(capacity)).collect() }
     }
 
     pub fn capacity(&self, node: NodeId) -> i64 {
-        self.capacity[node.row()]
+        self.cells[node.row()].capacity
     }
 
     pub fn used(&self, node: NodeId) -> i64 {
-        self.used[node.row()].load(Ordering::Relaxed)
+        self.cells[node.row()].used.load(Ordering::Relaxed)
     }
 
     /// Whether `amount` more fits right now.
@@ -55,8 +68,7 @@ impl Column {
 
     /// Takes `amount` if it fits, and never more than fits.
     fn take(&self, node: NodeId, amount: i64) -> bool {
-        let cell = &self.used[node.row()];
-        let capacity = self.capacity(node);
+        let Cell { capacity, used: cell } = &self.cells[node.row()];
         let mut used = cell.load(Ordering::Relaxed);
         loop {
             if amount > capacity - used {
@@ -71,7 +83,7 @@ impl Column {
     }
 
     fn add(&self, node: NodeId, amount: i64) {
-        self.used[node.row()].fetch_add(amount, Ordering::Relaxed);
+        self.cells[node.row()].used.fetch_add(amount, Ordering::Relaxed);
     }
 }
 
@@ -116,8 +128,7 @@ impl Ledger {
     pub fn push_row(&mut self, capacity: impl Fn(u32) -> Option<i64>) -> NodeId {
         for (index, column) in self.columns.iter_mut().enumerate() {
             if let Some(capacity) = capacity(index as u32) {
-                column.capacity.push(bounded(capacity));
-                column.used.push(AtomicI64::new(0));
+                column.cells.push(Cell::new(bounded(capacity)));
             }
         }
         self.rows += 1;
@@ -130,7 +141,7 @@ impl Ledger {
 
     /// Sets a capacity, and says whether it grew.
     pub fn set_capacity(&mut self, column: u32, node: NodeId, capacity: i64) -> std::cmp::Ordering {
-        let cell = &mut self.columns[column as usize].capacity[node.row()];
+        let cell = &mut self.columns[column as usize].cells[node.row()].capacity;
         let before = std::mem::replace(cell, bounded(capacity));
         bounded(capacity).cmp(&before)
     }
@@ -142,6 +153,11 @@ impl Ledger {
 
     /// Claims everything in `takes`, or nothing.
     pub fn claim(&self, node: NodeId, takes: &[Take]) -> bool {
+        // Not only refuses early. Each compare-and-swap waits for all loads before it, and so for its own cell to come from
+        // memory; these loads come at once.
+        if !self.fits(node, takes) {
+            return false;
+        }
         for (at, take) in takes.iter().enumerate() {
             if !self.column(take.column).take(node, take.amount) {
                 self.release(node, &takes[..at]);

@@ -28,6 +28,7 @@ mod intern;
 mod journal;
 mod ledger;
 mod lens;
+mod near;
 mod nomination;
 mod plan;
 mod pod;

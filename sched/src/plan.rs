@@ -24,6 +24,9 @@ const FULL: u16 = u16::MAX - 1;
 /// Classes whose scores of one node alone may sum up to more than this have no plan.
 pub(crate) const MAX_BUCKETS: usize = 4096;
 
+/// Nodes from which on a plan is not all in a core's caches.
+const LARGE: usize = 1 << 15;
+
 /// Nodes of one key that have room.
 #[derive(Debug)]
 struct Group {
@@ -248,7 +251,33 @@ impl Plan {
 
     /// A node with the best total, any of them by `random`. `None`: no node has room.
     pub fn best(&mut self, class: &Class, random: u64) -> Option<NodeId> {
-        let Plan { topology, groups, contest, feasible, .. } = self;
+        let (nodes, _) = self.top(class)?;
+        nodes.get((random % nodes.len() as u64) as usize).copied()
+    }
+
+    /// Reads what the next choices, by these numbers, will need if nobody else changes anything. In a large cluster it comes
+    /// from memory: so all of it comes at once, instead of each piece when the one before has come.
+    pub fn fetch(&mut self, state: &State, class: &Class, random: &[u64]) {
+        if self.places.len() < LARGE {
+            return;
+        }
+        let (mut read, scored) = (0, class.demand.scored());
+        if let Some((nodes, places)) = self.top(class) {
+            // Each choice takes its node out of the bucket, and puts the last one where it was.
+            for (random, left) in random.iter().zip((1..=nodes.len()).rev()) {
+                let (chosen, moved) = (nodes[(random % left as u64) as usize], nodes[left - 1]);
+                let room = class.demand.takes.iter().chain(&scored);
+                read += room.map(|take| state.ledger.column(take.column).used(chosen)).sum::<i64>();
+                read += i64::from(places[chosen.row()].at) + i64::from(places[moved.row()].at);
+                read += i64::from(state.census.is_on(class.bonds.profile, chosen));
+            }
+        }
+        std::hint::black_box(read);
+    }
+
+    /// The nodes with the best total, in no order, and the places of all.
+    fn top(&mut self, class: &Class) -> Option<(&[NodeId], &[Place])> {
+        let Plan { topology, groups, contest, feasible, places, .. } = self;
         feasible.clear();
         for (at, group) in groups.iter().enumerate() {
             if group.nodes > 0 && (topology.is_empty() || topology.judge(class, &group.key[CELLS..]).is_ok()) {
@@ -265,7 +294,6 @@ impl Plan {
                 best = Some((total, &group.buckets[top]));
             }
         }
-        let (_, nodes) = best?;
-        nodes.get((random % nodes.len() as u64) as usize).copied()
+        best.map(|(_, nodes)| (nodes, &**places))
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Worker {
     plans: FxHashMap<u64, Plan>,
     weight: usize,
     clock: u64,
-    random: u64,
+    random: Random,
     scan: Scan,
     contest: Contest,
 }
@@ -36,28 +36,19 @@ struct Candidate {
 impl Worker {
     /// A worker whose choices among equals follow from `seed`.
     pub fn new(seed: u64) -> Worker {
-        // An xorshift generator must not start from 0.
-        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         Worker {
             plans: FxHashMap::default(),
             weight: 0,
             clock: 0,
-            random,
+            random: Random::new(seed),
             scan: Scan::default(),
             contest: Contest::default(),
         }
     }
 
-    fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
-    }
-
     /// Chooses a node with the best score and claims it; `None` if no node has room.
     pub fn place(&mut self, state: &State, class: &Class) -> Option<NodeId> {
-        let asked_before = class.asked.fetch_add(1, Ordering::Relaxed) > 0;
+        let asked_before = class.asked.load(Ordering::Relaxed) > 0 || class.asked.fetch_add(1, Ordering::Relaxed) > 0;
         let bound = topology::is_bound(state, class);
         // A class that looks at other pods has sums to keep; one that names its nodes has few to look at.
         let planned = !class.attached
@@ -76,13 +67,16 @@ impl Worker {
     }
 
     fn choose_planned(&mut self, state: &State, class: &Class) -> Option<NodeId> {
-        let random = self.random();
+        let random = self.random.next();
         self.clock += 1;
         if let Some(plan) = self.plans.get_mut(&class.id) {
             let before = plan.weight();
             if plan.catch_up(state, class) {
                 self.weight = self.weight + plan.weight() - before;
                 plan.used = self.clock;
+                if self.random.is_new() {
+                    plan.fetch(state, class, self.random.ahead());
+                }
                 return plan.best(class, random);
             }
             self.weight -= before;
@@ -136,13 +130,55 @@ impl Worker {
             } else if total == most {
                 // Each of n equals is chosen with probability 1/n.
                 equals += 1;
-                if self.random().is_multiple_of(equals) {
+                if self.random.next().is_multiple_of(equals) {
                     best = Some(candidate.id);
                 }
             }
         }
         self.scan = scan;
         best
+    }
+}
+
+/// Numbers that chance draws, known some draws ahead.
+#[derive(Debug)]
+struct Random {
+    state: u64,
+    drawn: [u64; Random::AHEAD],
+    next: usize,
+}
+
+impl Random {
+    const AHEAD: usize = 16;
+
+    fn new(seed: u64) -> Random {
+        // An xorshift generator must not start from 0.
+        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Random { state, drawn: [0; Random::AHEAD], next: Random::AHEAD }
+    }
+
+    fn next(&mut self) -> u64 {
+        if self.next == Random::AHEAD {
+            for drawn in &mut self.drawn {
+                self.state ^= self.state << 13;
+                self.state ^= self.state >> 7;
+                self.state ^= self.state << 17;
+                *drawn = self.state;
+            }
+            self.next = 0;
+        }
+        self.next += 1;
+        self.drawn[self.next - 1]
+    }
+
+    /// Whether the last number was the first of those that are known.
+    fn is_new(&self) -> bool {
+        self.next == 1
+    }
+
+    /// The last number and those to come.
+    fn ahead(&self) -> &[u64] {
+        &self.drawn[self.next - 1..]
     }
 }
 

@@ -11,26 +11,25 @@ const SEEDS: std::ops::Range<u64> = 0..30;
 /// what happens between members may move them: `make sim FINDS=500` prints the table anew.
 const FINDS: &[(Bug, u64, &str)] = &[
     (Bug::AnswerBeforeSync, 0, "quorum"),
-    (Bug::UnsyncedAtStart, 28, "quorum"),
+    (Bug::UnsyncedAtStart, 1, "quorum"),
     (Bug::VoteForgotten, 0, "ballot"),
     (Bug::ForgottenEarly, 2, "running"),
-    (Bug::VoteForAnybody, 1, "agreement"),
+    (Bug::VoteForAnybody, 7, "agreement"),
     (Bug::SentIsStored, 0, "quorum"),
     (Bug::LeaderReadsAlone, 2, "register"),
     (Bug::FollowerReadsEarly, 4, "register"),
     (Bug::LostIsRetried, 5, "durability"),
     (Bug::LeaderRenewsAlone, 29, "lease"),
     (Bug::LeaseCarriedOver, 2, "lease"),
+    (Bug::LeaseCountedEarly, 257, "lease"),
     (Bug::RenewalNotNoted, 7, "lease"),
     (Bug::RevokedInAnyTerm, 11, "lease"),
-    (Bug::PurgeBeforeFlush, 1, "running"),
+    (Bug::PurgeBeforeFlush, 4, "running"),
+    (Bug::OldStateKept, 148, "running"),
     (Bug::StateWithoutLeases, 1, "agreement"),
     (Bug::CompactedIsAnswered, 0, "answers"),
     (Bug::GapIsSkipped, 0, "watch"),
 ];
-
-/// Rare ones, which no seed is known for at present.
-const NOT_FOUND: &[Bug] = &[Bug::LeaseCountedEarly, Bug::OldStateKept];
 
 #[track_caller]
 fn passes(seed: u64, outcome: &Outcome) {
@@ -70,7 +69,6 @@ fn each_planted_bug_is_found_and_nothing_without_it() {
 #[test]
 fn no_planted_bug_is_left_out() {
     for bug in Bug::ALL {
-        let found = FINDS.iter().any(|(one, ..)| *one == bug);
-        assert_ne!(found, NOT_FOUND.contains(&bug), "{bug:?}");
+        assert!(FINDS.iter().any(|(one, ..)| *one == bug), "{bug:?}");
     }
 }

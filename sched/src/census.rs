@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::constraint::{LabelSelector, Pairs, PodTerm};
 use crate::intern::Symbol;
 use crate::ledger::NodeId;
+use crate::near::NearMap;
 
 /// Index of a tally, valid while somebody holds it.
 pub(crate) type TallyId = u32;
@@ -117,7 +118,7 @@ impl What {
 #[derive(Debug)]
 struct Tally {
     what: Arc<What>,
-    counts: FxHashMap<NodeId, u32>,
+    counts: NearMap<NodeId, u32>,
     holds: u32,
 }
 
@@ -132,7 +133,7 @@ struct Presence {
 pub(crate) struct Profile {
     namespace: Arc<str>,
     labels: Pairs,
-    on: FxHashMap<NodeId, Presence>,
+    on: NearMap<NodeId, Presence>,
     queries: Vec<TallyId>,
     /// Terms of other pods that select these.
     terms: Vec<TallyId>,
@@ -179,7 +180,7 @@ impl Census {
         let mut profile = Profile {
             namespace: namespace.clone(),
             labels: labels.clone(),
-            on: FxHashMap::default(),
+            on: NearMap::default(),
             queries: Vec::new(),
             terms: Vec::new(),
             epoch: 0,
@@ -231,7 +232,7 @@ impl Census {
             return id;
         }
         let what = Arc::new(what);
-        let tally = Tally { what: what.clone(), counts: FxHashMap::default(), holds: 1 };
+        let tally = Tally { what: what.clone(), counts: NearMap::default(), holds: 1 };
         let id = put(&mut self.tallies, &mut self.vacant_tallies, tally);
         match what.query().certain_pair() {
             Some((key, value)) => self.by_pair.entry((key.clone(), value.clone())).or_default().push(id),

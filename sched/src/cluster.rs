@@ -475,8 +475,8 @@ impl Cluster {
 
     /// Capacity and requests of a node; extended resources are those that any node has or any pod asks for.
     pub fn usage(&self, node: NodeId) -> Usage {
-        let capacity = |column| self.state.ledger.column(column).capacity(node);
-        let used = |column| self.state.ledger.column(column).used(node);
+        let capacity = |column| self.state.ledger.capacity(column, node);
+        let used = |column| self.state.ledger.used(column, node);
         let resources = |of: &dyn Fn(u32) -> i64| Resources {
             milli_cpu: of(MILLI_CPU),
             memory: of(MEMORY),

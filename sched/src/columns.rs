@@ -17,10 +17,10 @@ use crate::resources::Requests;
 pub(crate) const PODS: u32 = 0;
 pub(crate) const MILLI_CPU: u32 = 1;
 pub(crate) const MEMORY: u32 = 2;
-pub(crate) const EPHEMERAL_STORAGE: u32 = 3;
 /// Booked, never claimed: CPU and memory with the defaults that scores assume.
-pub(crate) const SCORED_MILLI_CPU: u32 = 4;
-pub(crate) const SCORED_MEMORY: u32 = 5;
+pub(crate) const SCORED_MILLI_CPU: u32 = 3;
+pub(crate) const SCORED_MEMORY: u32 = 4;
+pub(crate) const EPHEMERAL_STORAGE: u32 = 5;
 const FIXED: u32 = 6;
 
 /// Units of a port: more than there can be addresses on a node.
@@ -314,6 +314,6 @@ mod tests {
         assert_eq!(columns.vacant.len(), 2);
         ledger.push_row(|column| columns.own_capacity(column));
         let again = columns.demand(&mut ledger, &requests, &[]);
-        assert_eq!(ledger.column(again.takes[1].column).capacity(crate::ledger::NodeId(1)), 0);
+        assert_eq!(ledger.capacity(again.takes[1].column, crate::ledger::NodeId(1)), 0);
     }
 }

@@ -138,7 +138,7 @@ mod loom_tests {
                 .collect();
             let mut position = 0;
             while let Some(change) = shared.1.read(position) {
-                assert_eq!(shared.0.column(0).used(change.node), 1);
+                assert_eq!(shared.0.used(0, change.node), 1);
                 position += 1;
             }
             for thread in threads {

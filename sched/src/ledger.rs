@@ -26,8 +26,21 @@ pub(crate) struct Take {
     pub amount: i64,
 }
 
-/// One resource of one node: side by side, since whoever asks for one asks for both, and of a large cluster neither is in a
-/// cache.
+/// The first columns, which every pod takes from: on each node theirs lie in one line of a cache, since of a large cluster
+/// nothing is in a cache when it is asked for.
+const NEAR: usize = 5;
+/// Those of them that have a capacity; from the others nothing is claimed.
+const LIMITED: usize = 3;
+
+/// The first columns of one node.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Near {
+    capacity: [i64; LIMITED],
+    used: [AtomicI64; NEAR],
+}
+
+/// One of the other columns of one node.
 #[derive(Debug)]
 struct Cell {
     capacity: i64,
@@ -40,50 +53,18 @@ impl Cell {
     }
 }
 
-/// One resource over all nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Column {
-    cells: Vec<Cell>,
-}
-
-impl Column {
-    fn with_rows(rows: usize, capacity: i64) -> Column {
-        Column { cells: (0..rows).map(|_| Cell::new(capacity)).collect() }
-    }
-
-    pub fn capacity(&self, node: NodeId) -> i64 {
-        self.cells[node.row()].capacity
-    }
-
-    pub fn used(&self, node: NodeId) -> i64 {
-        self.cells[node.row()].used.load(Ordering::Relaxed)
-    }
-
-    /// Whether `amount` more fits right now.
-    pub fn fits(&self, node: NodeId, amount: i64) -> bool {
-        // `used` may exceed `capacity` (a node that shrank, pods bound by others): no wrap below zero can occur
-        // because neither exceeds what an i64 holds by construction (`MAX_AMOUNT`).
-        amount <= self.capacity(node) - self.used(node)
-    }
-
-    /// Takes `amount` if it fits, and never more than fits.
-    fn take(&self, node: NodeId, amount: i64) -> bool {
-        let Cell { capacity, used: cell } = &self.cells[node.row()];
-        let mut used = cell.load(Ordering::Relaxed);
-        loop {
-            if amount > capacity - used {
-                return false;
-            }
-            // Relaxed is enough: a cell guards nothing but itself, and the journal publishes the whole claim.
-            match cell.compare_exchange_weak(used, used + amount, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(now) => used = now,
-            }
+/// Takes `amount` if it fits, and never more than fits.
+fn take(capacity: i64, cell: &AtomicI64, amount: i64) -> bool {
+    let mut used = cell.load(Ordering::Relaxed);
+    loop {
+        if amount > capacity - used {
+            return false;
         }
-    }
-
-    fn add(&self, node: NodeId, amount: i64) {
-        self.cells[node.row()].used.fetch_add(amount, Ordering::Relaxed);
+        // Relaxed is enough: a cell guards nothing but itself, and the journal publishes the whole claim.
+        match cell.compare_exchange_weak(used, used + amount, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(now) => used = now,
+        }
     }
 }
 
@@ -99,67 +80,103 @@ fn bounded(capacity: i64) -> i64 {
 /// All columns.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    rows: usize,
-    columns: Vec<Column>,
+    near: Vec<Near>,
+    /// How many of the first columns there are.
+    first: usize,
+    others: Vec<Vec<Cell>>,
 }
 
 impl Ledger {
     /// Adds a column whose capacity is `capacity` on each node, at `index` where that one was vacated.
     pub fn put_column(&mut self, index: Option<u32>, capacity: i64) -> u32 {
-        let column = Column::with_rows(self.rows, bounded(capacity));
+        if self.first < NEAR {
+            let capacity = bounded(capacity);
+            self.near.iter_mut().filter_map(|near| near.capacity.get_mut(self.first)).for_each(|cell| *cell = capacity);
+            self.first += 1;
+            return (self.first - 1) as u32;
+        }
+        let column = self.near.iter().map(|_| Cell::new(bounded(capacity))).collect();
         match index {
             Some(index) => {
-                self.columns[index as usize] = column;
+                self.others[index as usize - NEAR] = column;
                 index
             }
             None => {
-                self.columns.push(column);
-                (self.columns.len() - 1) as u32
+                self.others.push(column);
+                (NEAR + self.others.len() - 1) as u32
             }
         }
     }
 
-    /// Frees the memory of a column that nothing refers to any more.
+    /// Frees the memory of a column that nothing refers to any more; not of one of the first.
     pub fn vacate_column(&mut self, index: u32) {
-        self.columns[index as usize] = Column::default();
+        self.others[index as usize - NEAR] = Vec::new();
     }
 
     /// Adds a row; `capacity` says how much a column has of its own accord.
     pub fn push_row(&mut self, capacity: impl Fn(u32) -> Option<i64>) -> NodeId {
-        for (index, column) in self.columns.iter_mut().enumerate() {
+        let mut near = Near::default();
+        for (index, cell) in near.capacity.iter_mut().enumerate().take(self.first) {
+            *cell = bounded(capacity(index as u32).unwrap_or(0));
+        }
+        self.near.push(near);
+        for (index, column) in (NEAR..).zip(&mut self.others) {
             if let Some(capacity) = capacity(index as u32) {
-                column.cells.push(Cell::new(bounded(capacity)));
+                column.push(Cell::new(bounded(capacity)));
             }
         }
-        self.rows += 1;
-        NodeId((self.rows - 1) as u32)
+        NodeId((self.near.len() - 1) as u32)
     }
 
-    pub fn column(&self, index: u32) -> &Column {
-        &self.columns[index as usize]
+    fn cell(&self, column: u32, node: NodeId) -> (i64, &AtomicI64) {
+        let (row, column) = (node.row(), column as usize);
+        if column < NEAR {
+            let near = &self.near[row];
+            return (near.capacity.get(column).copied().unwrap_or(0), &near.used[column]);
+        }
+        let cell = &self.others[column - NEAR][row];
+        (cell.capacity, &cell.used)
+    }
+
+    /// How much of a column a node has.
+    pub fn capacity(&self, column: u32, node: NodeId) -> i64 {
+        self.cell(column, node).0
+    }
+
+    /// How much of it is taken.
+    pub fn used(&self, column: u32, node: NodeId) -> i64 {
+        self.cell(column, node).1.load(Ordering::Relaxed)
+    }
+
+    /// Whether this fits right now.
+    pub fn has_room(&self, node: NodeId, take: &Take) -> bool {
+        // What is used may exceed the capacity (a node that shrank, pods bound by others): no wrap below zero can occur
+        // because neither exceeds what an i64 holds by construction (`MAX_AMOUNT`).
+        let (capacity, used) = self.cell(take.column, node);
+        take.amount <= capacity - used.load(Ordering::Relaxed)
     }
 
     /// Sets a capacity, and says whether it grew.
     pub fn set_capacity(&mut self, column: u32, node: NodeId, capacity: i64) -> std::cmp::Ordering {
-        let cell = &mut self.columns[column as usize].cells[node.row()].capacity;
+        let (row, column) = (node.row(), column as usize);
+        let cell = match column.checked_sub(NEAR) {
+            None => &mut self.near[row].capacity[column],
+            Some(column) => &mut self.others[column][row].capacity,
+        };
         let before = std::mem::replace(cell, bounded(capacity));
         bounded(capacity).cmp(&before)
     }
 
     /// Whether everything in `takes` fits right now.
     pub fn fits(&self, node: NodeId, takes: &[Take]) -> bool {
-        takes.iter().all(|take| self.column(take.column).fits(node, take.amount))
+        takes.iter().all(|take| self.has_room(node, take))
     }
 
     /// Claims everything in `takes`, or nothing.
     pub fn claim(&self, node: NodeId, takes: &[Take]) -> bool {
-        // Not only refuses early. Each compare-and-swap waits for all loads before it, and so for its own cell to come from
-        // memory; these loads come at once.
-        if !self.fits(node, takes) {
-            return false;
-        }
         for (at, take) in takes.iter().enumerate() {
-            if !self.column(take.column).take(node, take.amount) {
+            let (capacity, cell) = self.cell(take.column, node);
+            if !self::take(capacity, cell, take.amount) {
                 self.release(node, &takes[..at]);
                 return false;
             }
@@ -170,14 +187,14 @@ impl Ledger {
     /// Gives a claim back.
     pub fn release(&self, node: NodeId, takes: &[Take]) {
         for take in takes {
-            self.column(take.column).add(node, -take.amount);
+            self.cell(take.column, node).1.fetch_sub(take.amount, Ordering::Relaxed);
         }
     }
 
     /// Books what is taken already, whether or not it fits: a pod that is bound is bound.
     pub fn book(&self, node: NodeId, takes: &[Take]) {
         for take in takes {
-            self.column(take.column).add(node, take.amount);
+            self.cell(take.column, node).1.fetch_add(take.amount, Ordering::Relaxed);
         }
     }
 }
@@ -202,7 +219,7 @@ mod tests {
         let takes = [Take { column: 0, amount: 4 }, Take { column: 1, amount: 3 }];
         assert!(ledger.claim(node, &takes));
         assert!(!ledger.claim(node, &takes), "the second column has 2 left");
-        assert_eq!((ledger.column(0).used(node), ledger.column(1).used(node)), (4, 3));
+        assert_eq!((ledger.used(0, node), ledger.used(1, node)), (4, 3));
         ledger.release(node, &takes);
         assert!(ledger.claim(node, &takes));
     }
@@ -261,7 +278,7 @@ mod loom_tests {
             for column in 0..2 {
                 let held: i64 = won.iter().map(|wanted| wanted[column]).sum();
                 assert!(held <= CAPACITY[column]);
-                assert_eq!(ledger.column(column as u32).used(NodeId(0)), held, "what failed was given back");
+                assert_eq!(ledger.used(column as u32, NodeId(0)), held, "what failed was given back");
             }
         });
     }
@@ -278,7 +295,7 @@ mod loom_tests {
             ledger.release(NodeId(0), &takes(&[2, 2]));
             let won = other.join().unwrap();
             let expected = if won { [1, 2] } else { [0, 0] };
-            assert_eq!([ledger.column(0).used(NodeId(0)), ledger.column(1).used(NodeId(0))], expected);
+            assert_eq!([ledger.used(0, NodeId(0)), ledger.used(1, NodeId(0))], expected);
         });
     }
 }

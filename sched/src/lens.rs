@@ -161,7 +161,7 @@ pub(crate) fn shortages(state: &State, class: &Class, id: NodeId) -> Vec<Reason>
 }
 
 fn short<'a>(state: &'a State, class: &'a Class, id: NodeId) -> impl Iterator<Item = (u32, &'a Kind)> {
-    let short = move |take: &&Take| !state.ledger.column(take.column).fits(id, take.amount);
+    let short = move |take: &&Take| !state.ledger.has_room(id, take);
     class.checked().iter().filter(short).map(|take| (take.column, state.columns.kind(take.column)))
 }
 

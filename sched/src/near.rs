@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// somebody else chooses.
 pub(crate) type NearMap<K, V> = HashMap<K, V, BuildHasherDefault<NearHasher>>;
 
-/// Of one `u64`.
+/// Of one number.
 #[derive(Debug, Default)]
 pub(crate) struct NearHasher(u64);
 
@@ -17,6 +17,10 @@ impl Hasher for NearHasher {
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
     }
 
     fn write_u64(&mut self, number: u64) {

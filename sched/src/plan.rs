@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     buckets: usize,
     groups: Vec<Group>,
     by_key: FxHashMap<Box<[i64]>, u32>,
+    /// The group that was asked for last.
+    last: u32,
     places: Vec<Place>,
     /// What each node is to the class beside its cells, where there are cells.
     shapes: Vec<Shape>,
@@ -97,6 +99,7 @@ impl Plan {
             buckets: score::max_own(class) + 1,
             groups: Vec::new(),
             by_key: FxHashMap::default(),
+            last: 0,
             places: vec![NOWHERE; state.nodes.len()],
             shapes: Vec::new(),
             images: Vec::new(),
@@ -196,7 +199,12 @@ impl Plan {
         self.key.clear();
         self.key.extend([i64::from(shape.against), shape.preferred]);
         self.topology.cells(id, &mut self.key);
+        // Nodes that are looked at one after another are often alike.
+        if self.groups.get(self.last as usize).is_some_and(|group| *group.key == *self.key) {
+            return self.last;
+        }
         if let Some(group) = self.by_key.get(self.key.as_slice()) {
+            self.last = *group;
             return *group;
         }
         let key: Box<[i64]> = self.key.as_slice().into();
@@ -261,13 +269,12 @@ impl Plan {
         if self.places.len() < LARGE {
             return;
         }
-        let (mut read, scored) = (0, class.demand.scored());
+        let mut read = 0;
         if let Some((nodes, places)) = self.top(class) {
             // Each choice takes its node out of the bucket, and puts the last one where it was.
             for (random, left) in random.iter().zip((1..=nodes.len()).rev()) {
                 let (chosen, moved) = (nodes[(random % left as u64) as usize], nodes[left - 1]);
-                let room = class.demand.takes.iter().chain(&scored);
-                read += room.map(|take| state.ledger.column(take.column).used(chosen)).sum::<i64>();
+                read += class.demand.takes.iter().map(|take| state.ledger.used(take.column, chosen)).sum::<i64>();
                 read += i64::from(places[chosen.row()].at) + i64::from(places[moved.row()].at);
                 read += i64::from(state.census.is_on(class.bonds.profile, chosen));
             }

@@ -273,7 +273,7 @@ impl Cluster {
             }
         }
         // Nobody can go whose going would give a node what it never had.
-        let beyond = |take: &Take| take.column != PODS && take.amount > state.ledger.column(take.column).capacity(node);
+        let beyond = |take: &Take| take.column != PODS && take.amount > state.ledger.capacity(take.column, node);
         let beyond = class.checked().iter().any(beyond);
         if beyond && !lens::shortages(state, class, node).contains(&Reason::Ports) { unhelpful } else { Ok(()) }
     }

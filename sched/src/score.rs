@@ -114,11 +114,11 @@ impl Scoring {
     fn fit(&self, ledger: &Ledger, node: NodeId) -> i64 {
         let (mut sum, mut weights) = (0, 0);
         for one in &self.fit {
-            let capacity = ledger.column(one.capacity).capacity(node);
+            let capacity = ledger.capacity(one.capacity, node);
             if capacity == 0 {
                 continue;
             }
-            let used = ledger.column(one.used).used(node) + one.wanted;
+            let used = ledger.used(one.used, node) + one.wanted;
             let score = match &self.strategy {
                 FitStrategy::LeastAllocated if used > capacity => 0,
                 FitStrategy::LeastAllocated => (capacity - used) * MAX_SCORE / capacity,
@@ -147,8 +147,8 @@ impl Scoring {
         }
         let balance = |with_pod: bool| {
             let fraction = |one: &Scored| {
-                let capacity = ledger.column(one.capacity).capacity(node);
-                let used = ledger.column(one.used).used(node) + if with_pod { one.wanted } else { 0 };
+                let capacity = ledger.capacity(one.capacity, node);
+                let used = ledger.used(one.used, node) + if with_pod { one.wanted } else { 0 };
                 (capacity > 0).then(|| (used as f64 / capacity as f64).min(1.0))
             };
             let fractions: Vec<f64> = self.balanced.iter().filter_map(fraction).collect();
@@ -236,9 +236,9 @@ fn least_allocated(ledger: &Ledger, node: NodeId, demand: &Demand) -> i64 {
     for (column, scored, wanted) in
         [(MILLI_CPU, SCORED_MILLI_CPU, demand.scored_milli_cpu), (MEMORY, SCORED_MEMORY, demand.scored_memory)]
     {
-        let capacity = ledger.column(column).capacity(node);
+        let capacity = ledger.capacity(column, node);
         if capacity > 0 {
-            sum += share(capacity, ledger.column(scored).used(node) + wanted);
+            sum += share(capacity, ledger.used(scored, node) + wanted);
             count += 1;
         }
     }
@@ -252,9 +252,8 @@ fn balanced_allocation(ledger: &Ledger, node: NodeId, demand: &Demand) -> i64 {
         return 0;
     }
     let fraction = |column: u32, more: i64| {
-        let column = ledger.column(column);
-        let capacity = column.capacity(node);
-        (capacity > 0).then(|| ((column.used(node) + more) as f64 / capacity as f64).min(1.0))
+        let capacity = ledger.capacity(column, node);
+        (capacity > 0).then(|| ((ledger.used(column, node) + more) as f64 / capacity as f64).min(1.0))
     };
     let balance = |cpu: Option<f64>, memory: Option<f64>| {
         let deviation = match (cpu, memory) {

@@ -386,7 +386,7 @@ impl State {
     /// Gives up the row of a node that is gone with all its pods.
     fn vacate(&mut self, id: NodeId) {
         let node = &self.nodes[id.row()];
-        if !node.present && self.ledger.column(PODS).used(id) == 0 && self.rows.remove(&node.name).is_some() {
+        if !node.present && self.ledger.used(PODS, id) == 0 && self.rows.remove(&node.name).is_some() {
             self.taint_sets.drop_hold(self.nodes[id.row()].taints);
             self.nodes[id.row()].name = "".into();
             self.vacant.push(id);

@@ -48,6 +48,12 @@ loom: ## the interleavings of the lock-free parts, in a target folder of their o
 	@echo "checking the interleavings of the lock-free parts with loom (compiles for about a minute the first time)"
 	@CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom RUSTFLAGS="--cfg loom" cargo test -q -p kelson-engine -p kelson-sched --lib loom
 
+.PHONY: bench
+bench: setup peers ## measures what a distribution would ship: make bench ARGS="store --peer ETCD --workload put"
+	@echo "compiling the release build (links for minutes)"
+	@cargo build -q --release
+	@$(CARGO_TARGET_DIR)/release/kelson bench $(ARGS)
+
 .PHONY: sim sim-test
 sim: ## a whole cluster in simulation: make sim SEEDS=1000, or one seed with its trace: make sim SEED=17
 	@echo "compiling the simulation (about two minutes the first time)"

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::bond::Bonds;
 use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
 use crate::constraint::Pairs;
+use crate::device::DevicePlan;
 use crate::ledger::NodeId;
 use crate::near::NearMap;
 use crate::nomination::Nominee;
@@ -79,6 +80,9 @@ pub(crate) struct Holdings {
     pub volumes: VolumePlan,
     /// The promise of each claim of the plan.
     pub promises: Vec<u64>,
+    pub devices: DevicePlan,
+    /// The same of this plan.
+    pub device_promises: Vec<u64>,
 }
 
 /// A class that found no node in a batch.

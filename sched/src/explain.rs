@@ -103,6 +103,7 @@ fn lines(class: &Class, scores: &Scores, raw: &Raw) -> Vec<ScoreLine> {
         line("NodeAffinity", Some(raw.preferred), scores.node_affinity, weights.node_affinity),
         line("PodTopologySpread", raw.crowding, scores.topology_spread, weights.topology_spread),
         line("InterPodAffinity", raw.attraction, scores.pod_affinity, weights.pod_affinity),
+        line("DynamicResources", raw.devices, scores.dynamic_resources, weights.dynamic_resources),
     ];
     lines.into_iter().filter(|line| line.weight != 0).collect()
 }
@@ -149,7 +150,10 @@ fn verdicts(view: &mut View, state: &State, class: &Class, id: NodeId) -> Vec<(F
         Filter::PodTopologySpread => view.topology.judge_spread(class, &cells).err().into_iter().collect(),
         Filter::InterPodAffinity if view.topology.is_empty() => Vec::new(),
         Filter::InterPodAffinity => view.topology.judge_affinity(&cells).err().into_iter().collect(),
-        Filter::DynamicResources => Vec::new(),
+        Filter::DynamicResources => {
+            let verdict = view.allotment.as_ref().map(|allotment| allotment.judge(state, id));
+            verdict.and_then(Result::err).into_iter().collect()
+        }
         Filter::NodeDeclaredFeatures => when(!declares(node, &template.features), Reason::Features),
     };
     let on = Filter::ALL.into_iter().filter(|filter| class.profile.filters.contains(*filter));

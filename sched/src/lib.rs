@@ -16,6 +16,8 @@
 //! assert!(matches!(decisions[0], Decision::Bound(node) if &**cluster.node_name(node) == "node-1"));
 //! ```
 
+mod allocator;
+mod allotment;
 mod binding;
 mod bond;
 mod census;
@@ -23,15 +25,19 @@ mod cluster;
 mod columns;
 mod constraint;
 mod contest;
+mod device;
 mod explain;
 mod intern;
+mod inventory;
 mod journal;
 mod ledger;
 mod lens;
+mod memo;
 mod near;
 mod nomination;
 mod plan;
 mod pod;
+mod pool;
 mod preemption;
 mod profile;
 mod promise;
@@ -51,11 +57,16 @@ mod worker;
 
 pub use cluster::{Cluster, Decision, Tenure, Usage, Verdict};
 pub use constraint::{LabelSelector, Pairs, PodTerm, SpreadConstraint};
+pub use device::{
+    Allocation, Amount, Attribute, ClaimUse, Counter, Device, DeviceChoice, DeviceClass, DeviceConstraint, DevicePlan,
+    DeviceRequest, DeviceResult, DeviceRule, DeviceSelector, Reach, ResourceClaim, ResourceSlice, SelectorLanguage,
+};
 pub use explain::{Explanation, NodeExplanation, ScoreLine};
 pub use ledger::NodeId;
 pub use pod::{Class, HostPort, Pod, PodId, PodTemplate, Protocol};
 pub use preemption::{Budget, Cost, Preemption};
 pub use profile::{FitStrategy, Profile, SpreadDefaults, Weights};
+pub use promise::DeviceHold;
 pub use queue::{Events, Queue, Waits};
 pub use reason::{Diagnosis, Filter, FilterSet, Hindrance, Outlook, Reason};
 pub use resources::{ContainerRequests, DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Requests, Resources};

@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 use crate::bond::Bonds;
 use crate::columns::{Apart, Demand};
 use crate::constraint::{Pairs, PodTerm, SpreadConstraint};
+use crate::device::ClaimUse;
 use crate::ledger::Take;
 use crate::profile::Profile;
 use crate::reason::Filter;
@@ -72,9 +73,9 @@ pub struct PodTemplate {
     /// Which profile decides, by its place in the list that the cluster was made with.
     pub profile: usize,
     pub volumes: Vec<VolumeUse>,
-    /// Names of the ResourceClaims of the pod's namespace that it uses. Such a pod stays pending.
-    pub claims: Vec<Arc<str>>,
-    /// The pod's uid, where it owns ephemeral volumes; `None` elsewhere, so that equal pods are one class.
+    /// ResourceClaims that it uses.
+    pub claims: Vec<ClaimUse>,
+    /// The pod's uid, where it owns ephemeral volumes or claims; `None` elsewhere, so that equal pods are one class.
     pub uid: Option<Arc<str>>,
     /// Features that its node has to declare, sorted.
     pub features: Vec<Arc<str>>,

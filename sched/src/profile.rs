@@ -17,7 +17,6 @@ pub struct Weights {
     pub node_affinity: i64,
     pub topology_spread: i64,
     pub pod_affinity: i64,
-    /// Read and kept; no pod with claims for devices is placed, so nothing is scored.
     pub dynamic_resources: i64,
 }
 

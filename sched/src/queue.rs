@@ -36,6 +36,8 @@ impl Events {
     pub const VOLUME_LIMITS: Events = Events(1024);
     /// A node declares other features.
     pub const NODE_FEATURES: Events = Events(2048);
+    /// A claim for devices, a slice of devices or a class of them changed.
+    pub const DEVICES: Events = Events(4096);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {
@@ -60,6 +62,7 @@ impl Events {
             || helps(Filter::NodeVolumeLimits, Events::POD_REMOVED | Events::VOLUMES | Events::VOLUME_LIMITS)
             || helps(Filter::VolumeBinding, Events::VOLUMES | Events::NODE_LABELS)
             || helps(Filter::VolumeZone, Events::VOLUMES | Events::NODE_LABELS)
+            || helps(Filter::DynamicResources, Events::DEVICES | Events::NODE_LABELS)
             || helps(Filter::NodeDeclaredFeatures, Events::NODE_FEATURES)
             || helps(
                 Filter::PodTopologySpread,

@@ -100,6 +100,10 @@ pub enum Reason {
     /// A claim is bound to a volume that is not there.
     NoVolume,
     VolumeZone,
+    /// No devices for a claim.
+    Devices,
+    /// A claim has devices that are elsewhere.
+    ClaimElsewhere,
     /// The node does not declare the features.
     Features,
     /// What a filter says in its own words.
@@ -124,6 +128,7 @@ impl Reason {
                 Filter::VolumeBinding
             }
             Reason::VolumeZone => Filter::VolumeZone,
+            Reason::Devices | Reason::ClaimElsewhere => Filter::DynamicResources,
             Reason::Features => Filter::NodeDeclaredFeatures,
             Reason::Refused(filter, _) => *filter,
         }
@@ -179,6 +184,8 @@ impl fmt::Display for Reason {
                 f.write_str("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")
             }
             Reason::VolumeZone => f.write_str("node(s) had no available volume zone"),
+            Reason::Devices => f.write_str("cannot allocate all claims"),
+            Reason::ClaimElsewhere => f.write_str("resourceclaim not available on the node"),
             Reason::Features => f.write_str("node(s) didn't match Pod's required features"),
             Reason::Refused(_, text) => f.write_str(text),
         }

@@ -35,6 +35,8 @@ pub struct Scores {
     pub topology_spread: i64,
     /// 0 where no term of any pod says anything about nodes.
     pub pod_affinity: i64,
+    /// 0 where no claim of the pod lists choices.
+    pub dynamic_resources: i64,
 }
 
 impl Scores {
@@ -47,6 +49,7 @@ impl Scores {
             + weights.node_affinity * self.node_affinity
             + weights.topology_spread * self.topology_spread
             + weights.pod_affinity * self.pod_affinity
+            + weights.dynamic_resources * self.dynamic_resources
     }
 }
 
@@ -284,6 +287,11 @@ pub(crate) fn normalized_taints(against: i64, most: i64) -> i64 {
 /// Weights of the preferred terms that hold: the most is best.
 pub(crate) fn normalized_affinity(weight: i64, most: i64) -> i64 {
     if most == 0 { 0 } else { MAX_SCORE * weight / most }
+}
+
+/// How early the choices come that claims are given: the most is best.
+pub(crate) fn normalized_devices(score: i64, most: i64) -> i64 {
+    if most == 0 { 0 } else { MAX_SCORE * score / most }
 }
 
 /// Crowding by topology spread: the least crowded of the feasible nodes is best.

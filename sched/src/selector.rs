@@ -57,7 +57,7 @@ impl NodeSelectorTerm {
 }
 
 /// The field that `matchFields` can name.
-const NAME_FIELD: &str = "metadata.name";
+pub(crate) const NAME_FIELD: &str = "metadata.name";
 
 /// Labels of a node: pairs of symbols, sorted by key.
 pub(crate) type Labels = [(Symbol, Symbol)];

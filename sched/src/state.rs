@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::census::Census;
 use crate::columns::{Columns, EPHEMERAL_STORAGE, Kind, MEMORY, MILLI_CPU, PODS};
 use crate::intern::{Interner, Symbol};
+use crate::inventory::Inventory;
 use crate::journal::Journal;
 use crate::ledger::{Ledger, NodeId};
 use crate::pod::Class;
@@ -99,6 +100,7 @@ pub(crate) struct State {
     pub labels: Interner,
     pub census: Census,
     pub storage: Storage,
+    pub inventory: Inventory,
     /// Grows when selectors of namespaces may see one differently.
     pub namespace_epoch: u64,
     pub images: Interner,
@@ -127,6 +129,7 @@ impl State {
             labels: Interner::default(),
             census: Census::default(),
             storage: Storage::default(),
+            inventory: Inventory::default(),
             namespace_epoch: 0,
             images: Interner::default(),
             image_epoch: 0,

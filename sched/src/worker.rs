@@ -31,6 +31,8 @@ pub(crate) struct Worker {
 struct Candidate {
     id: NodeId,
     own: i64,
+    /// By its devices, not normalised.
+    devices: i64,
 }
 
 impl Worker {
@@ -120,11 +122,13 @@ impl Worker {
         let mut view = View::new(state, class);
         candidates(state, class, &mut view, &mut scan);
         self.contest.open(class, &view.topology, scan.keys());
+        let (most_devices, weights) = (scan.most_devices(), &class.profile.weights);
         let mut best = None;
         let mut most = i64::MIN;
         let mut equals = 0;
         for (at, (candidate, key)) in scan.nodes.iter().zip(scan.keys().map(|(key, _)| key)).enumerate() {
-            let total = candidate.own + self.contest.marks(at, key).total(&class.profile.weights);
+            let devices = weights.dynamic_resources * score::normalized_devices(candidate.devices, most_devices);
+            let total = candidate.own + devices + self.contest.marks(at, key).total(weights);
             if total > most {
                 (most, best, equals) = (total, Some(candidate.id), 1);
             } else if total == most {
@@ -191,6 +195,10 @@ struct Scan {
 }
 
 impl Scan {
+    fn most_devices(&self) -> i64 {
+        self.nodes.iter().map(|candidate| candidate.devices).max().unwrap_or(0)
+    }
+
     fn keys(&self) -> impl Iterator<Item = (&Key, usize)> + Clone {
         self.keys.chunks_exact(self.width.max(1)).map(|key| (key, 1))
     }
@@ -204,7 +212,7 @@ fn candidates(state: &State, class: &Class, view: &mut View, into: &mut Scan) {
     if view.refusal(class).is_some() {
         return;
     }
-    let View { lens, topology, binding } = view;
+    let View { lens, topology, binding, allotment } = view;
     let mut look = |id: NodeId| {
         if !state.ledger.fits(id, class.checked()) {
             return;
@@ -221,8 +229,15 @@ fn candidates(state: &State, class: &Class, view: &mut View, into: &mut Scan) {
             into.keys.truncate(before);
             return;
         }
+        let devices = match allotment.as_ref().map_or(Ok(0), |allotment| allotment.judge(state, id)) {
+            Ok(devices) => devices,
+            Err(_) => {
+                into.keys.truncate(before);
+                return;
+            }
+        };
         let own = score::own(&state.ledger, id, class, lens.image_score(class, node));
-        into.nodes.push(Candidate { id, own });
+        into.nodes.push(Candidate { id, own, devices });
     };
     match &class.named {
         Some(names) => names.iter().filter_map(|name| state.row(name)).for_each(&mut look),
@@ -239,6 +254,8 @@ pub(crate) struct Raw {
     pub crowding: Option<i64>,
     /// `None`: no pod says anything about it.
     pub attraction: Option<i64>,
+    /// `None`: the pod has no claims.
+    pub devices: Option<i64>,
 }
 
 /// The score vectors of all feasible nodes, in row order.
@@ -248,6 +265,8 @@ pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores, Ra
     candidates(state, class, &mut view, &mut scan);
     let mut contest = Contest::default();
     contest.open(class, &view.topology, scan.keys());
+    let most_devices = scan.most_devices();
+    let scored = class.profile.weights.dynamic_resources != 0;
     let scores = |(at, (candidate, (key, _))): (usize, (&Candidate, (&Key, usize)))| {
         let marks = contest.marks(at, key);
         let scores = Scores {
@@ -258,9 +277,11 @@ pub(crate) fn score_all(state: &State, class: &Class) -> Vec<(NodeId, Scores, Ra
             node_affinity: marks.node_affinity,
             topology_spread: marks.topology_spread,
             pod_affinity: marks.pod_affinity,
+            dynamic_resources: if scored { score::normalized_devices(candidate.devices, most_devices) } else { 0 },
         };
         let (crowding, attraction) = contest.raw(at);
-        (candidate.id, scores, Raw { against: key[0], preferred: key[1], crowding, attraction })
+        let devices = view.allotment.as_ref().map(|_| candidate.devices);
+        (candidate.id, scores, Raw { against: key[0], preferred: key[1], crowding, attraction, devices })
     };
     let mut scored: Vec<_> = scan.nodes.iter().zip(scan.keys()).enumerate().map(scores).collect();
     scored.sort_unstable_by_key(|(id, ..)| *id);

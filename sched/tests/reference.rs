@@ -1,13 +1,17 @@
 //! The core against a scheduler written straight from the formulas: no columns, no classes, no plans, no columns for
 //! ports, everything recomputed for every pod.
 
+mod gear;
 mod naive;
 mod random;
 mod workers;
 
 use std::sync::Arc;
 
-use kelson_sched::{Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Profile, Tenure, Verdict};
+use gear::Gear;
+use kelson_sched::{
+    Budget, Cluster, Decision, NodeSpec, Pairs, Pod, PodId, PodTemplate, Profile, ResourceClaim, Tenure, Verdict,
+};
 use naive::Naive;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rand::rngs::StdRng;
@@ -147,21 +151,75 @@ impl Pair {
         self.hold(pod, &name, template);
     }
 
+    /// Drivers, users, and those who write what claims were promised.
+    fn change_devices(&mut self, rng: &mut StdRng) {
+        for _ in 0..rng.random_range(1..4) {
+            let name: Arc<str> = format!("slice-{}", rng.random_range(0..10)).into();
+            let slice = rng.random_bool(0.8).then(|| gear::slice(rng));
+            self.core.set_resource_slice(&name, slice.clone());
+            match slice {
+                Some(slice) => self.naive.gear.slices.insert(name, slice),
+                None => self.naive.gear.slices.remove(&name),
+            };
+        }
+        let (namespace, at) = (pick(rng, &gear::NAMESPACES).into(), rng.random_range(0..6));
+        let key: disks::Key = (namespace, format!("claim-{at}").into());
+        let claim = rng.random_bool(0.9).then(|| gear::claim(rng, &self.naive.gear.slices));
+        self.put_claim(key, claim);
+        let ids: Vec<PodId> = self.naive.pods.keys().copied().collect();
+        for id in ids.choose_multiple(rng, 3) {
+            let held = &self.naive.pods[id];
+            for (name, allocation) in held.devices.clone() {
+                let key = (self.naive.pods[id].template.namespace.clone(), name);
+                let claim = self.naive.gear.claims.get(&key).cloned();
+                self.put_claim(key, claim.map(|claim| ResourceClaim { allocation: Some(allocation), ..claim }));
+            }
+        }
+    }
+
+    /// Puts a claim. What it was promised ends when it has devices, or is gone.
+    fn put_claim(&mut self, key: disks::Key, claim: Option<ResourceClaim>) {
+        self.core.set_resource_claim(&key.0, &key.1, claim.clone());
+        if claim.as_ref().is_none_or(|claim| claim.allocation.is_some()) {
+            for held in self.naive.pods.values_mut().filter(|held| held.template.namespace == key.0) {
+                held.devices.retain(|(name, _)| *name != key.1);
+            }
+        }
+        match claim {
+            Some(claim) => self.naive.gear.claims.insert(key, claim),
+            None => self.naive.gear.claims.remove(&key),
+        };
+    }
+
     /// Notes a placed pod, with what it was promised.
     fn hold(&mut self, pod: &Pod, name: &Arc<str>, template: &Arc<PodTemplate>) {
         let node = self.naive.nodes.iter().find(|node| node.name == *name).expect("present");
         let plan = self.naive.bindings(template, node).expect("feasible");
+        let (devices, _) = self.naive.devices(template, node).expect("feasible");
+        assert_eq!(self.core.device_plan(pod.id).cloned().unwrap_or_default(), devices, "devices of {name}");
         assert_eq!(self.core.volume_plan(pod.id).cloned().unwrap_or_default(), plan, "promises of {name}");
         self.naive.hold(pod.id, name, template);
         let held = self.naive.pods.get_mut(&pod.id).expect("held");
-        (held.priority, held.plan) = (pod.priority, plan);
+        (held.priority, held.plan, held.devices) = (pod.priority, plan, devices);
     }
+}
+
+/// A pod with claims, maybe; `plain`: that asks for nothing else.
+fn equipped(rng: &mut StdRng, roomy: bool, plain: bool) -> Arc<PodTemplate> {
+    let mut template = template(rng, roomy);
+    if plain {
+        let (namespace, profile) = (template.namespace, template.profile);
+        template = PodTemplate { namespace, profile, images: vec!["none".into()], ..PodTemplate::default() };
+    }
+    gear::equip(rng, &mut template);
+    Arc::new(template)
 }
 
 fn run(seed: u64, steps: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let roomy = rng.random_bool(0.5);
-    let templates = (0..6).map(|_| Arc::new(template(&mut rng, roomy))).collect();
+    let plain = roomy && rng.random_bool(0.4);
+    let templates = (0..6).map(|_| equipped(&mut rng, roomy, plain)).collect();
     let mut profiles = vec![Profile::default()];
     profiles.extend((0..2).map(|_| random::profile::profile(&mut rng)));
     let core = Cluster::with_profiles(1, seed, profiles.clone());
@@ -170,12 +228,14 @@ fn run(seed: u64, steps: usize) {
     let mut pair = Pair { core, naive, templates, next_pod: 0, roomy };
     pair.naive.disks = Disks::random(&mut rng);
     pair.naive.disks.tell(&mut pair.core);
+    pair.naive.gear = Gear::random(&mut rng);
+    pair.naive.gear.tell(&mut pair.core);
     for at in 0..rng.random_range(0..10) {
         pair.upsert(node(&mut rng, &format!("node-{at}")));
     }
     for _ in 0..steps {
         let name = format!("node-{}", rng.random_range(0..12));
-        match rng.random_range(0..10) {
+        match rng.random_range(0..12) {
             0 | 1 => pair.upsert(node(&mut rng, &name)),
             2 => pair.remove(&name),
             3 => {
@@ -251,8 +311,9 @@ fn run(seed: u64, steps: usize) {
             }
             6 => {
                 let at = rng.random_range(0..pair.templates.len());
-                pair.templates[at] = Arc::new(template(&mut rng, roomy));
+                pair.templates[at] = equipped(&mut rng, roomy, plain);
             }
+            8 | 9 => pair.change_devices(&mut rng),
             _ => {
                 let count = rng.random_range(1..25);
                 pair.schedule(&mut rng, count);
@@ -267,6 +328,8 @@ fn run(seed: u64, steps: usize) {
     }
     assert_eq!(pair.core.pods(), 0);
     assert!(pair.core.promises_nothing());
+    pair.naive.gear.forget(&mut pair.core);
+    assert_eq!(pair.core.devices(), (0, 0));
     for node in &pair.naive.nodes {
         let usage = pair.core.usage(pair.core.node(&node.name).expect("present"));
         let nothing = usage.requested.extended.iter().all(|(_, amount)| *amount == 0);

@@ -1,10 +1,11 @@
 //! Many workers on one cluster: nothing is over-committed, lost or placed twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kelson_sched::{
-    Cluster, ContainerRequests, Decision, NodeId, NodeSpec, Pod, PodId, PodTemplate, Requests, Resources,
+    Amount, ClaimUse, Cluster, ContainerRequests, Decision, Device, DeviceChoice, DeviceClass, DeviceHold,
+    DeviceRequest, NodeId, NodeSpec, Pod, PodId, PodTemplate, Reach, Requests, ResourceClaim, ResourceSlice, Resources,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -98,6 +99,109 @@ fn workers_together_fill_the_cluster_and_no_more() {
         }
         check(&cluster, &nodes, &held);
     }
+}
+
+/// Pool and name of a device.
+type Key = (Arc<str>, Arc<str>);
+
+/// A node with four devices of its own.
+fn publish(cluster: &mut Cluster, name: &Arc<str>) {
+    let device = |at| Device { name: format!("gpu-{at}").into(), ..Device::default() };
+    let slice = ResourceSlice {
+        driver: "gpu.com".into(),
+        pool: name.clone(),
+        generation: 1,
+        slices: 1,
+        reach: Reach::Node(name.clone()),
+        devices: (0..4).map(device).collect(),
+        counters: Vec::new(),
+    };
+    cluster.set_resource_slice(name, Some(slice));
+}
+
+fn claim(count: usize) -> ResourceClaim {
+    let choice = DeviceChoice {
+        name: "".into(),
+        class: "gpu".into(),
+        selectors: Vec::new(),
+        amount: Amount::Exactly(count),
+        admin: false,
+        tolerations: Vec::new(),
+    };
+    let request = DeviceRequest { name: "gpu".into(), choices: vec![choice] };
+    ResourceClaim { requests: vec![request], ..ResourceClaim::default() }
+}
+
+#[test]
+fn a_device_is_never_given_twice() {
+    let mut rng = StdRng::seed_from_u64(11);
+    let mut cluster = Cluster::new(WORKERS, 1);
+    cluster.set_device_class(&"gpu".into(), Some(DeviceClass::default()));
+    let names: Vec<Arc<str>> = (0..50).map(|at| format!("node-{at}").into()).collect();
+    for name in &names {
+        cluster.upsert_node(&node(name.to_string(), 1_000_000, 1_000_000, 10_000));
+        publish(&mut cluster, name);
+    }
+    let plain = cluster.class(&template(1, 1));
+    let namespace: Arc<str> = "".into();
+    let mut live: Vec<(PodId, Vec<Key>)> = Vec::new();
+    let mut taken: HashSet<Key> = HashSet::new();
+    let mut holds: Vec<(DeviceHold, Vec<Key>)> = Vec::new();
+    let mut next = 0;
+    for round in 0..20 {
+        // Enough of both kinds that the workers would place them together if they might.
+        let pods: Vec<Pod> = (0..4500)
+            .map(|at| {
+                next += 1;
+                let id = PodId(next);
+                if at % 10 > 0 {
+                    return Pod { id, class: plain.clone(), priority: 0 };
+                }
+                let name: Arc<str> = format!("claim-{next}").into();
+                cluster.set_resource_claim(&namespace, &name, Some(claim(rng.random_range(1..4))));
+                let template = PodTemplate { claims: vec![ClaimUse::Named(name)], ..(*template(1, 1)).clone() };
+                Pod { id, class: cluster.class(&Arc::new(template)), priority: 0 }
+            })
+            .collect();
+        let decisions = cluster.schedule(&pods);
+        for (pod, decision) in pods.iter().zip(decisions) {
+            let Decision::Bound(node) = decision else { continue };
+            let Some(plan) = cluster.device_plan(pod.id).filter(|plan| !plan.is_empty()) else {
+                cluster.remove_pod(pod.id);
+                continue;
+            };
+            let mut devices = Vec::new();
+            for one in plan.iter().flat_map(|(_, allocation)| &allocation.devices) {
+                assert_eq!(one.pool, *cluster.node_name(node), "of the node that was chosen");
+                let device = (one.pool.clone(), one.device.clone());
+                assert!(taken.insert(device.clone()), "{device:?} is given twice");
+                devices.push(device);
+            }
+            live.push((pod.id, devices));
+        }
+        assert!(round > 0 || taken.len() > 190, "{} devices of 200 are given", taken.len());
+        // Those who write about the devices of pods that are gone keep them from others.
+        for (hold, devices) in std::mem::take(&mut holds) {
+            cluster.release_devices(hold);
+            devices.iter().for_each(|device| assert!(taken.remove(device)));
+        }
+        for at in (0..live.len()).rev().filter(|at| at % 3 == 0) {
+            let (id, devices) = live.swap_remove(at);
+            let hold = rng.random_bool(0.5).then(|| cluster.hold_devices(id)).flatten();
+            cluster.remove_pod(id);
+            match hold {
+                Some(hold) => holds.push((hold, devices)),
+                None => devices.iter().for_each(|device| assert!(taken.remove(device))),
+            }
+        }
+    }
+    for (hold, _) in holds {
+        cluster.release_devices(hold);
+    }
+    for (id, _) in live {
+        cluster.remove_pod(id);
+    }
+    assert!(cluster.promises_nothing());
 }
 
 #[test]

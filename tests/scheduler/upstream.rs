@@ -51,7 +51,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    fn start(binary: &std::path::Path) -> Upstream {
+    pub fn start(binary: &std::path::Path) -> Upstream {
         let store = Server::start(&Kind::Kelson);
         let pki = store.path("pki");
         let authority = Authority::open(&pki).expect("an authority");
@@ -95,6 +95,11 @@ impl Upstream {
             upstream.get(&PRIORITY_CLASSES, "", "system-node-critical")
         });
         upstream
+    }
+
+    /// Creates nodes that are ready.
+    pub fn nodes(&self, count: usize, cpu: &str) {
+        self.runtime.block_on(world::create_nodes(&self.client, count, cpu));
     }
 
     /// Starts a scheduler.
@@ -178,7 +183,7 @@ pub fn on(node: &str) -> Value {
 fn an_unmodified_kube_apiserver_is_served() {
     let Some(binary) = peer("KELSON_TEST_KUBE_APISERVER", "the scheduler at a real kube-apiserver") else { return };
     let upstream = Upstream::start(&binary);
-    upstream.runtime.block_on(world::create_nodes(&upstream.client, NODES, CPU));
+    upstream.nodes(NODES, CPU);
     let mut scheduler = upstream.scheduler();
     burst(&upstream, &mut scheduler);
     taints_and_cordons(&upstream);

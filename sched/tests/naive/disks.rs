@@ -66,7 +66,8 @@ impl Naive {
         }
         let lost = all.iter().filter_map(|(_, claim)| claim.volume.as_ref());
         let lost = lost.into_iter().find(|name| !self.disks.volumes.contains_key(*name));
-        lost.map(|name| format!("persistentvolume \"{name}\" not found"))
+        let lost = lost.map(|name| format!("persistentvolume \"{name}\" not found"));
+        lost.or_else(|| self.refuse_devices(pod))
     }
 
     pub(super) fn reject_disks(&self, pod: &PodTemplate, node: &NodeSpec) -> Vec<String> {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Budget, Effect, Filter, FitStrategy, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId, PodTemplate,
-    Profile, Requirement, Scores, Taint, Toleration, TolerationOperator, VolumePlan,
+    Budget, DevicePlan, Effect, Filter, FitStrategy, HostPort, NodeSelectorTerm, NodeSpec, Operator, Pairs, PodId,
+    PodTemplate, Profile, Requirement, Scores, Taint, Toleration, TolerationOperator, VolumePlan,
 };
 
+use crate::gear::Gear;
 use crate::random::disks::Disks;
 
+mod devices;
 mod disks;
 mod others;
 mod preemption;
@@ -21,6 +23,7 @@ pub struct Naive {
     pub namespaces: BTreeMap<Arc<str>, Pairs>,
     pub budgets: Vec<Budget>,
     pub disks: Disks,
+    pub gear: Gear,
     pub profiles: Vec<Profile>,
     /// Pods taken away for a moment. What they were promised stays promised.
     away: BTreeMap<PodId, Held>,
@@ -35,6 +38,8 @@ pub struct Held {
     pub started: u64,
     /// What it was promised.
     pub plan: VolumePlan,
+    /// The same of devices, as far as the claims do not show it.
+    pub devices: DevicePlan,
 }
 
 impl Naive {
@@ -48,6 +53,7 @@ impl Naive {
                 priority: 0,
                 started: 0,
                 plan: VolumePlan::default(),
+                devices: DevicePlan::default(),
             },
         );
     }
@@ -132,6 +138,9 @@ impl Naive {
         if let Some(reason) = spread.or_else(affinity) {
             return vec![reason.into()];
         }
+        if let Err(reason) = self.devices(pod, node) {
+            return vec![reason];
+        }
         if pod.features.iter().any(|feature| !node.features.contains(feature)) {
             return vec!["node(s) didn't match Pod's required features".into()];
         }
@@ -163,6 +172,9 @@ impl Naive {
         let most_preferred = feasible.iter().map(|node| preferred(node)).max().unwrap_or(0);
         let spread = self.spread_scores(pod, &feasible);
         let affinity = self.affinity_scores(pod, &feasible);
+        let devices: Vec<i64> =
+            feasible.iter().map(|node| self.devices(pod, node).map_or(0, |(_, worth)| worth)).collect();
+        let most_devices = devices.iter().copied().max().unwrap_or(0);
         let score = |(at, node): (usize, &&NodeSpec)| {
             let scores = Scores {
                 fit: self.fit(pod, node),
@@ -172,6 +184,11 @@ impl Naive {
                 node_affinity: if most_preferred == 0 { 0 } else { 100 * preferred(node) / most_preferred },
                 topology_spread: if profile.weights.topology_spread == 0 { 0 } else { spread[at] },
                 pod_affinity: if profile.weights.pod_affinity == 0 { 0 } else { affinity[at] },
+                dynamic_resources: if profile.weights.dynamic_resources == 0 || most_devices == 0 {
+                    0
+                } else {
+                    100 * devices[at] / most_devices
+                },
             };
             (node.name.clone(), scores)
         };

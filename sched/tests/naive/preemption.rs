@@ -60,6 +60,10 @@ impl Naive {
             "volume zone",
             "required features",
             "enforced",
+            "allocate all claims",
+            "resourceclaim not available",
+            "resource pool",
+            "claim ",
         ];
         let now = self.rejects(pod, name).into_iter().next().ok_or_else(Vec::new)?;
         let node = self.nodes.iter().find(|node| node.name == *name).expect("present");

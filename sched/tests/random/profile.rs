@@ -23,6 +23,7 @@ pub fn profile(rng: &mut StdRng) -> Profile {
         Filter::NodeVolumeLimits,
         Filter::PodTopologySpread,
         Filter::InterPodAffinity,
+        Filter::DynamicResources,
     ] {
         if rng.random_bool(0.1) {
             profile.filters.remove(filter);

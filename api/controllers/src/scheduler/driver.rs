@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kelson_sched::DeviceHold;
 use kelson_wire::kube::{ApiError, Client, Keyed, Recorder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -11,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::binder;
+use super::devices::{self, ResourceClaimView};
 use super::eviction::Eviction;
 use super::inbox::Inbox;
 use super::metrics::{Attempt, Metrics};
-use super::model::{Binding, DEFAULT_SCHEDULER, Model, Outcome, Report, Sending};
+use super::model::{Binding, DEFAULT_SCHEDULER, Model, Next, Outcome, Report, Sending};
 use super::spreading::OwnerKind;
 use super::storage::{self, Written};
 
@@ -32,9 +34,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// An answer from the API.
 enum Answer {
-    Binding(Sending, Outcome, Duration),
+    /// With the claims that are no longer reserved for the pod, if it was refused.
+    Binding(Sending, Outcome, Duration, Vec<Arc<ResourceClaimView>>),
     /// What has to be written first was, or not.
     Volumes(Sending, Result<Written, ApiError>, Duration),
+    /// The same of claims for devices, which were held while nobody knew.
+    Devices(Sending, Option<DeviceHold>, devices::Written, Duration),
+    /// A claim whose devices were freed.
+    Deallocated(Result<ResourceClaimView, ApiError>),
     /// About a binding that the watch should have shown.
     Look(Binding, Outcome),
 }
@@ -144,6 +151,10 @@ impl Driver {
         // Volumes before the claims that name them, claims before the pods that do.
         inbox.volumes.take().iter().for_each(|delta| model.volume_changed(delta, now));
         inbox.claims.take().iter().for_each(|delta| model.claim_changed(delta, now));
+        // Slices and classes before the claims that ask for devices.
+        inbox.resource_slices.take().iter().for_each(|delta| model.resource_slice_changed(delta, now));
+        inbox.device_classes.take().iter().for_each(|delta| model.device_class_changed(delta, now));
+        inbox.resource_claims.take().iter().for_each(|delta| model.resource_claim_changed(delta, now));
         inbox.pods.take().iter().for_each(|delta| model.pod_changed(delta, now));
         self.settle();
     }
@@ -153,15 +164,15 @@ impl Driver {
         let now = self.now();
         for (sending, outcome) in self.model.settled(now) {
             match outcome {
-                Ok(()) => self.to_bind.push_front(Sending { ready: true, ..sending }),
-                Err(why) => self.refuse_volumes(sending, &why, now),
+                Ok(()) => self.to_bind.push_front(Sending { next: Next::Devices, ..sending }),
+                Err(why) => self.refuse(sending, "VolumeBinding", &why, now),
             }
         }
     }
 
-    /// A pod's claims cannot be bound as was decided: it comes again.
-    fn refuse_volumes(&mut self, sending: Sending, why: &str, now: u64) {
-        let outcome = Outcome::Refused(format!("running PreBind plugin \"VolumeBinding\": {why}"));
+    /// A pod's claims cannot be had as was decided: it comes again.
+    fn refuse(&mut self, sending: Sending, plugin: &str, why: &str, now: u64) {
+        let outcome = Outcome::Refused(format!("running PreBind plugin {plugin:?}: {why}"));
         self.metrics.attempted(sending.binding.profile, Attempt::Error, 1, sending.began.elapsed());
         self.model.binding_ended(sending.binding, outcome, now, now);
     }
@@ -199,7 +210,13 @@ impl Driver {
         for (profile, pods) in &batch.unschedulable {
             self.metrics.attempted(*profile, Attempt::Unschedulable, *pods, began.elapsed());
         }
-        self.to_bind.extend(batch.bindings.into_iter().map(|binding| Sending { binding, began, ready: false }));
+        self.to_bind.extend(batch.bindings.into_iter().map(|binding| Sending { binding, began, next: Next::Volumes }));
+        // What is beyond the bound is asked for with the pod's next attempt.
+        let room = self.config.bindings_in_flight.saturating_sub(self.bindings.len());
+        for claim in batch.deallocations.into_iter().take(room) {
+            let client = self.client.clone();
+            self.bindings.spawn(async move { Answer::Deallocated(devices::deallocate(&client, &claim).await) });
+        }
         true
     }
 
@@ -224,10 +241,11 @@ impl Driver {
             });
         }
         while self.bindings.len() < self.config.bindings_in_flight.max(1)
-            && let Some(sending) = self.to_bind.pop_front()
+            && let Some(mut sending) = self.to_bind.pop_front()
         {
             let client = self.client.clone();
-            if !sending.ready && self.model.awaits(&sending.binding) {
+            let awaited = self.model.awaits(&sending.binding);
+            if awaited && sending.next == Next::Volumes {
                 match self.model.volume_writes(&sending.binding) {
                     None => {}
                     Some(Ok(writes)) => {
@@ -239,15 +257,40 @@ impl Driver {
                         continue;
                     }
                     Some(Err(why)) => {
-                        self.refuse_volumes(sending, &why, now);
+                        self.refuse(sending, "VolumeBinding", &why, now);
+                        continue;
+                    }
+                }
+                sending.next = Next::Devices;
+            }
+            if awaited && sending.next == Next::Devices {
+                match self.model.device_writes(&sending.binding) {
+                    None => {}
+                    Some(Ok((writes, hold))) => {
+                        self.bindings.spawn(async move {
+                            let sent = Instant::now();
+                            let written = devices::write(&client, &writes).await;
+                            Answer::Devices(sending, hold, written, sent.elapsed())
+                        });
+                        continue;
+                    }
+                    Some(Err(why)) => {
+                        self.refuse(sending, "DynamicResources", &why, now);
                         continue;
                     }
                 }
             }
+            let reserved = self.model.reserved(&sending.binding);
             self.bindings.spawn(async move {
                 let sent = Instant::now();
                 let outcome = binder::bind(&client, &sending.binding).await;
-                Answer::Binding(sending, outcome, sent.elapsed())
+                let took = sent.elapsed();
+                // Before it is tried again: it may be placed elsewhere, or never.
+                let released = match &outcome {
+                    Outcome::Refused(_) => devices::release(&client, reserved, &sending.binding.view.meta().uid).await,
+                    _ => Vec::new(),
+                };
+                Answer::Binding(sending, outcome, took, released)
             });
         }
         while self.reports.len() < self.config.reports_in_flight.max(1)
@@ -303,7 +346,8 @@ impl Driver {
         let within = u64::try_from(self.config.confirm_within.as_millis()).unwrap_or(u64::MAX);
         let confirm_by = now.saturating_add(within);
         match answer {
-            Ok(Answer::Binding(sending, outcome, took)) => {
+            Ok(Answer::Binding(sending, outcome, took, released)) => {
+                self.model.claims_answered(&released, now);
                 self.count(&sending, &outcome, took, now);
                 let Sending { binding, began, .. } = sending;
                 if let Some(again) = self.model.binding_ended(binding, outcome, confirm_by, now) {
@@ -311,7 +355,7 @@ impl Driver {
                     let pause = MIN_RESEND.saturating_mul(1 << doublings).min(MAX_RESEND);
                     self.sequence += 1;
                     let at = now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-                    self.to_resend.insert((at, self.sequence), Sending { binding: again, began, ready: true });
+                    self.to_resend.insert((at, self.sequence), Sending { binding: again, began, next: Next::Bind });
                 }
             }
             Ok(Answer::Volumes(sending, written, took)) => {
@@ -323,10 +367,27 @@ impl Driver {
                 );
                 match written {
                     Ok(written) => self.model.await_volumes(sending, written, now),
-                    Err(error) => self.refuse_volumes(sending, &message(error), now),
+                    Err(error) => self.refuse(sending, "VolumeBinding", &message(error), now),
                 }
                 self.settle();
             }
+            Ok(Answer::Devices(sending, hold, written, took)) => {
+                let told = if written.outcome.is_ok() { "Success" } else { "Error" };
+                self.metrics.point(sending.binding.profile, "PreBind", told, took);
+                // What the claims have now before what they were promised ends.
+                self.model.claims_answered(&written.claims, now);
+                self.model.release_devices(hold, now);
+                match written.outcome {
+                    Ok(()) if self.model.awaits(&sending.binding) => {
+                        self.to_bind.push_front(Sending { next: Next::Bind, ..sending });
+                    }
+                    // Nobody reserves for a pod that is gone: the claims' controller takes it out.
+                    Ok(()) => {}
+                    Err(why) => self.refuse(sending, "DynamicResources", &why, now),
+                }
+            }
+            Ok(Answer::Deallocated(Ok(claim))) => self.model.claims_answered(&[Arc::new(claim)], now),
+            Ok(Answer::Deallocated(Err(error))) => tracing::debug!(%error, "devices not freed"),
             Ok(Answer::Look(binding, outcome)) => {
                 // Without an answer it is asked about again in its turn.
                 self.model.binding_ended(binding, outcome, confirm_by, now);

@@ -9,8 +9,8 @@ use super::Metrics;
 use super::configuration::ProfileSettings;
 use super::model::Model;
 use super::source::{
-    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, REPLICATION_CONTROLLERS, STATEFUL_SETS,
-    STORAGE_CLASSES, VOLUMES,
+    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, DEVICE_CLASSES, REPLICATION_CONTROLLERS,
+    RESOURCE_CLAIMS, RESOURCE_SLICES, STATEFUL_SETS, STORAGE_CLASSES, VOLUMES,
 };
 use super::spreading::OwnerKind;
 use super::view::PodView;
@@ -97,6 +97,9 @@ pub async fn explain(client: &Client, namespace: &str, name: &str) -> Result<Exp
     all(client, &ATTACHMENTS).await?.iter().for_each(|delta| model.attachment_changed(delta, no));
     all(client, &VOLUMES).await?.iter().for_each(|delta| model.volume_changed(delta, no));
     all(client, &CLAIMS).await?.iter().for_each(|delta| model.claim_changed(delta, no));
+    all(client, &RESOURCE_SLICES).await?.iter().for_each(|delta| model.resource_slice_changed(delta, no));
+    all(client, &DEVICE_CLASSES).await?.iter().for_each(|delta| model.device_class_changed(delta, no));
+    all(client, &RESOURCE_CLAIMS).await?.iter().for_each(|delta| model.resource_claim_changed(delta, no));
     for delta in all::<PodView>(client, &Gvr::PODS).await? {
         if delta.latest().meta().uid != pod.meta().uid {
             model.pod_changed(&delta, no);
@@ -170,5 +173,5 @@ fn held(pod: &PodView) -> Option<String> {
     if pod.meta().is_terminating() {
         return Some("it is being deleted".into());
     }
-    pod.unsupported.as_ref().map(ToString::to_string)
+    None
 }

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::devices::{DeviceClassView, ResourceClaimView, ResourceSliceView};
 use super::gang::GroupView;
 use super::spreading::{PairsView, SelectorView};
 use super::storage::{AttachmentView, CapacityView, ClaimView, ClassView, DriverView, LimitsView, VolumeView};
@@ -80,6 +81,9 @@ kinds! {
     attachments: AttachmentView,
     volumes: VolumeView,
     claims: ClaimView,
+    resource_slices: ResourceSliceView,
+    device_classes: DeviceClassView,
+    resource_claims: ResourceClaimView,
     nodes: NodeView,
     pods: PodView,
 }

@@ -9,6 +9,7 @@
 
 mod binder;
 pub mod configuration;
+mod devices;
 mod driver;
 mod eviction;
 mod explain;
@@ -37,8 +38,8 @@ use inbox::Inbox;
 pub use metrics::{Attempt, Metrics};
 pub use model::DEFAULT_SCHEDULER;
 use source::{
-    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, POD_GROUPS, REPLICATION_CONTROLLERS,
-    STATEFUL_SETS, STORAGE_CLASSES, Sources, VOLUMES,
+    ATTACHMENTS, BUDGETS, CAPACITIES, CLAIMS, CSI_DRIVERS, CSI_NODES, DEVICE_CLASSES, POD_GROUPS,
+    REPLICATION_CONTROLLERS, RESOURCE_CLAIMS, RESOURCE_SLICES, STATEFUL_SETS, STORAGE_CLASSES, Sources, VOLUMES,
 };
 
 /// How the scheduler works. The default is what `kelson dev` runs.
@@ -102,6 +103,9 @@ pub async fn run(client: Client, config: Config, metrics: Arc<Metrics>, shutdown
         sources.follow_if_served(ATTACHMENTS, &inbox.attachments).await;
         sources.follow_if_served(VOLUMES, &inbox.volumes).await;
         sources.follow_if_served(CLAIMS, &inbox.claims).await;
+        sources.follow_if_served(RESOURCE_SLICES, &inbox.resource_slices).await;
+        sources.follow_if_served(DEVICE_CLASSES, &inbox.device_classes).await;
+        sources.follow_if_served(RESOURCE_CLAIMS, &inbox.resource_claims).await;
         // Half the truth would place pods on capacity that is taken.
         sources.synced().await;
     };

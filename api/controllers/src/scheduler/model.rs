@@ -15,6 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::time::Instant;
 
 use super::configuration::ProfileSettings;
+use super::devices::{Cel, Devices, ResourceClaimView};
 use super::eviction::Eviction;
 use super::gang::Gangs;
 use super::metrics::{Metrics, Sizes};
@@ -32,7 +33,7 @@ const PARTS: [&str; 3] = ["active", "backoff", "unschedulable"];
 /// What becomes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Not ours to place now: another scheduler's, gated, terminating, or with a constraint that is not supported.
+    /// Not ours to place now: another scheduler's, gated, or terminating.
     Idle,
     /// In the queue.
     Pending,
@@ -82,8 +83,18 @@ pub struct Sending {
     pub binding: Binding,
     /// When the batch began that placed it.
     pub began: Instant,
-    /// Its claims are bound.
-    pub ready: bool,
+    pub next: Next,
+}
+
+/// What of a binding is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Binding its claims for volumes.
+    Volumes,
+    /// Reserving its claims for devices.
+    Devices,
+    /// The binding itself.
+    Bind,
 }
 
 /// What became of the pods of a batch.
@@ -92,6 +103,8 @@ pub struct Batch {
     pub bindings: Vec<Binding>,
     /// Pods that no node takes, by profile.
     pub unschedulable: BTreeMap<usize, usize>,
+    /// Claims whose devices are to be freed for them.
+    pub deallocations: Vec<Arc<ResourceClaimView>>,
 }
 
 impl Batch {
@@ -150,6 +163,7 @@ pub struct Model {
     pub(super) spreading: Spreading,
     pub(super) gangs: Gangs,
     pub(super) storage: Storage,
+    pub(super) devices: Devices,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -163,8 +177,13 @@ impl Model {
         metrics: Arc<Metrics>,
     ) -> Model {
         let cores = profiles.iter().map(|profile| profile.core.clone()).collect();
+        let mut cluster = Cluster::with_profiles(workers, seed, cores);
+        match Cel::new() {
+            Ok(language) => cluster.set_selector_language(Arc::new(language)),
+            Err(error) => tracing::error!(%error, "selectors of devices cannot be compiled"),
+        }
         Model {
-            cluster: Cluster::with_profiles(workers, seed, cores),
+            cluster,
             queue: Queue::new(waits),
             profiles,
             pods: FxHashMap::default(),
@@ -180,6 +199,7 @@ impl Model {
             spreading: Spreading::default(),
             gangs: Gangs::default(),
             storage: Storage::default(),
+            devices: Devices::default(),
             metrics,
         }
     }
@@ -296,13 +316,6 @@ impl Model {
             self.leave_gang(view, id);
             return;
         }
-        if let Some(unsupported) = &view.unsupported {
-            let message = unsupported.to_string().into();
-            known.stage = Stage::Idle;
-            self.queue.remove(id);
-            self.report(id, UNSCHEDULABLE, &message, None);
-            return;
-        }
         known.since.get_or_insert(now);
         if self.join_gang(view, id, now) {
             return;
@@ -365,8 +378,9 @@ impl Model {
         self.queue.remove(id);
         self.storage.leave(id);
         let nominated = self.cluster.denominate(id).is_some();
+        let devices = self.devices_of(id);
         if self.cluster.remove_pod(id).is_some() || nominated {
-            self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
+            self.notice("AssignedPodDelete", Events::POD_REMOVED | devices, now);
         }
     }
 
@@ -439,6 +453,8 @@ impl Model {
                 Decision::Unschedulable(diagnosis) => {
                     // Where there are no nodes, nobody looks for room.
                     let room = if diagnosis.nodes == 0 { Err(None) } else { self.make_room(pod) };
+                    let (deallocation, said) = self.deallocation(pod, &diagnosis);
+                    batch.deallocations.extend(deallocation);
                     let before = self.queue.depths();
                     self.queue.reject(pod.id, diagnosis.filters(), now);
                     self.came("ScheduleAttemptFailure", before);
@@ -452,7 +468,10 @@ impl Model {
                     let (text, nominated) = match room {
                         Ok(node) => (text.clone(), Some(node)),
                         Err(None) => (text.clone(), None),
-                        Err(Some(outlook)) => (format!("{text} {outlook}").into(), None),
+                        Err(Some(outlook)) => {
+                            let said = said.map_or_else(String::new, |said| format!("{said}, "));
+                            (format!("{text} {said}{outlook}").into(), None)
+                        }
                     };
                     self.report(pod.id, UNSCHEDULABLE, &text, nominated);
                 }
@@ -560,8 +579,9 @@ impl Model {
     /// Frees a place that the API refused, and lets the pod back off.
     fn give_back(&mut self, id: PodId, now: u64) {
         self.storage.leave(id);
+        let devices = self.devices_of(id);
         if self.cluster.forget(id).is_some() {
-            self.notice("AssignedPodDelete", Events::POD_REMOVED, now);
+            self.notice("AssignedPodDelete", Events::POD_REMOVED | devices, now);
         }
         if let Some(known) = self.pods.get_mut(&id) {
             known.stage = Stage::Pending;

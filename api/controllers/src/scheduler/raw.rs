@@ -149,6 +149,27 @@ pub struct PodStatus<'a> {
     pub nominated_node_name: Text<'a>,
     #[serde(borrow, deserialize_with = "null_default")]
     pub conditions: Vec<Condition<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub resource_claim_statuses: Vec<PodClaimStatus<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodClaim<'a> {
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(borrow)]
+    pub resource_claim_name: Option<Text<'a>>,
+}
+
+/// The claim that was made from a template, if one was needed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodClaimStatus<'a> {
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(borrow)]
+    pub resource_claim_name: Option<Text<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -196,8 +217,8 @@ pub struct PodSpec<'a> {
     pub topology_spread_constraints: Vec<TopologySpread<'a>>,
     #[serde(borrow, deserialize_with = "null_default")]
     pub volumes: Vec<Volume<'a>>,
-    #[serde(deserialize_with = "null_default")]
-    pub resource_claims: Vec<IgnoredAny>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub resource_claims: Vec<PodClaim<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

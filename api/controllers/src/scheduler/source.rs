@@ -28,6 +28,9 @@ pub const CSI_DRIVERS: Gvr = cluster_wide("storage.k8s.io", "csidrivers", "CSIDr
 pub const CSI_NODES: Gvr = cluster_wide("storage.k8s.io", "csinodes", "CSINode");
 pub const CAPACITIES: Gvr = namespaced("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity");
 pub const ATTACHMENTS: Gvr = cluster_wide("storage.k8s.io", "volumeattachments", "VolumeAttachment");
+pub const RESOURCE_CLAIMS: Gvr = namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub const RESOURCE_SLICES: Gvr = cluster_wide("resource.k8s.io", "resourceslices", "ResourceSlice");
+pub const DEVICE_CLASSES: Gvr = cluster_wide("resource.k8s.io", "deviceclasses", "DeviceClass");
 pub const POD_GROUPS: Gvr = namespaced("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup");
 
 /// Everything that is followed; it ends when dropped.

@@ -10,21 +10,7 @@ use kelson_wire::kube::{Keyed, ObjectMeta, ObjectReference, quantity, timestamp}
 use serde::{Deserialize, Deserializer};
 
 use super::spreading::{Owner, OwnerKind};
-use super::{others, raw, storage};
-
-/// A constraint of a pod that this scheduler does not evaluate. The pod is left pending rather than placed wrongly.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unsupported {
-    ResourceClaim,
-}
-
-impl std::fmt::Display for Unsupported {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Unsupported::ResourceClaim => f.write_str("resource claims are not supported by this scheduler"),
-        }
-    }
-}
+use super::{devices, others, raw, storage};
 
 /// The `PodScheduled` condition where it is not `True`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +38,6 @@ pub struct PodView {
     pub never_preempts: bool,
     /// `status.nominatedNodeName`, if there is one.
     pub nominated: Option<Box<str>>,
-    pub unsupported: Option<Unsupported>,
     /// `PodScheduled` as it stands, unless it is absent or `True`.
     pub condition: Option<Box<Condition>>,
     pub template: Arc<PodTemplate>,
@@ -191,7 +176,6 @@ impl From<raw::Pod<'_>> for PodView {
             started: pod.status.start_time.as_deref().map_or(0, millis),
             never_preempts: pod.spec.preemption_policy == "Never",
             nominated: Some(&*pod.status.nominated_node_name).filter(|name| !name.is_empty()).map(Into::into),
-            unsupported: unsupported(&pod.spec),
             condition: condition.map(|one| {
                 Box::new(Condition {
                     status: one.status.as_str().into(),
@@ -199,7 +183,7 @@ impl From<raw::Pod<'_>> for PodView {
                     message: one.message.as_str().into(),
                 })
             }),
-            template: Arc::new(template(&pod.metadata, &pod.spec)),
+            template: Arc::new(template(&pod.metadata, &pod.spec, &pod.status)),
             owner: owner(&pod.metadata),
         }
     }
@@ -216,11 +200,7 @@ fn owner(meta: &raw::Meta<'_>) -> Option<Box<Owner>> {
     Some(Box::new(Owner { kind, name: reference.name.as_str().into() }))
 }
 
-fn unsupported(spec: &raw::PodSpec<'_>) -> Option<Unsupported> {
-    (!spec.resource_claims.is_empty()).then_some(Unsupported::ResourceClaim)
-}
-
-fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>) -> PodTemplate {
+fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>, status: &raw::PodStatus<'_>) -> PodTemplate {
     let requests = |container: &raw::Container<'_>| {
         let mut requests = container_requests(&container.resources);
         requests.sidecar = container.restart_policy == "Always";
@@ -248,6 +228,7 @@ fn template(meta: &raw::Meta<'_>, spec: &raw::PodSpec<'_>) -> PodTemplate {
         ..others::template(meta, spec)
     };
     storage::complete(&mut template, meta, spec);
+    devices::complete(&mut template, meta, spec, status);
     template
 }
 
@@ -312,7 +293,7 @@ pub(super) fn term(raw: &raw::Term<'_>) -> NodeSelectorTerm {
 }
 
 /// `None` for an effect that is not known: it tolerates nothing that exists.
-fn toleration(raw: &raw::Toleration<'_>) -> Option<Toleration> {
+pub(super) fn toleration(raw: &raw::Toleration<'_>) -> Option<Toleration> {
     let effect = if raw.effect.is_empty() { None } else { Some(Effect::parse(&raw.effect)?) };
     let operator = match raw.operator.as_str() {
         "" | "Equal" => TolerationOperator::Equal,
@@ -379,7 +360,7 @@ impl From<raw::Node<'_>> for NodeView {
 
 #[cfg(test)]
 mod tests {
-    use kelson_sched::{Disk, VolumeUse};
+    use kelson_sched::{ClaimUse, Disk, VolumeUse};
 
     use super::*;
 
@@ -417,7 +398,6 @@ mod tests {
         assert_eq!((pod.priority, pod.ended, pod.gated), (10, false, false));
         assert_eq!(pod.condition.as_ref().unwrap().reason.as_ref(), "Unschedulable");
         assert_eq!(pod.created(), 1_767_323_045_000);
-        assert_eq!(pod.unsupported, None);
     }
 
     #[test]
@@ -470,15 +450,18 @@ mod tests {
     }
 
     #[test]
-    fn constraints_that_are_not_evaluated_are_told() {
-        let told = |spec: &str| {
-            let pod: PodView =
-                serde_json::from_str(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#)).unwrap();
-            pod.unsupported
-        };
-        assert_eq!(told(r#"{"topologySpreadConstraints":[{"whenUnsatisfiable":"ScheduleAnyway"}]}"#), None);
-        assert_eq!(told(r#"{"volumes":[{"name":"v"},{"persistentVolumeClaim":{"claimName":"data"}}]}"#), None);
-        assert_eq!(told(r#"{"resourceClaims":[{"name":"gpu"}]}"#), Some(Unsupported::ResourceClaim));
+    fn claims_are_named_or_made() {
+        let pod: PodView = serde_json::from_str(
+            r#"{"metadata":{"name":"web-0","uid":"u1"},"spec":{"resourceClaims":[{"name":"a","resourceClaimName":"gpu"},
+                {"name":"b","resourceClaimTemplateName":"t"},{"name":"c","resourceClaimTemplateName":"t"},
+                {"name":"d","resourceClaimTemplateName":"t"}]},
+              "status":{"resourceClaimStatuses":[{"name":"b","resourceClaimName":"web-0-b-x"},{"name":"c"}]}}"#,
+        )
+        .unwrap();
+        let made = ClaimUse::Generated { claim: "web-0-b-x".into(), pod: "web-0".into() };
+        let awaited = ClaimUse::Awaited { pod: "web-0".into() };
+        assert_eq!(pod.template.claims, [ClaimUse::Named("gpu".into()), made, awaited]);
+        assert_eq!(pod.template.uid.as_deref(), Some("u1"));
     }
 
     #[test]

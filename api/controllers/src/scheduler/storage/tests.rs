@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::super::configuration::ProfileSettings;
 use super::super::metrics::Metrics;
-use super::super::model::{DEFAULT_SCHEDULER, Outcome};
+use super::super::model::{DEFAULT_SCHEDULER, Next, Outcome};
 use super::super::view::{NodeView, PodView};
 use super::*;
 
@@ -92,7 +92,7 @@ impl World {
     fn schedule(&mut self, now: u64) -> Vec<(Sending, Option<Result<Writes, String>>)> {
         self.model.wake(now);
         let bindings = self.model.schedule(100, now).bindings;
-        let sending = |binding| Sending { binding, began: Instant::now(), ready: false };
+        let sending = |binding| Sending { binding, began: Instant::now(), next: Next::Volumes };
         let with_writes = |one: Sending| {
             let writes = self.model.volume_writes(&one.binding);
             (one, writes)

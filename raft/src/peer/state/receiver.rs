@@ -32,8 +32,18 @@ pub(super) const OVERTAKEN: &str = "another stream has taken over";
 /// begins again knows that the other stream is of no use; it goes on with what has come if that is of the same state.
 pub(crate) struct Receiving {
     /// What the stream before has left; held by the stream whose turn it is.
-    left: Mutex<Option<Partial>>,
+    left: Mutex<Left>,
     turn: watch::Sender<Turn>,
+}
+
+/// What a stream leaves to the next one.
+#[derive(Default)]
+enum Left {
+    #[default]
+    Nothing,
+    Part(Partial),
+    /// A whole state, which waits for this member to start again.
+    Kept,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -107,28 +117,32 @@ where
         return refuse(&mut frames, io::Error::other("a later leader sends its state")).await;
     };
     let mut left = receiving.left.lock().await;
-    let kept = left.take().filter(|partial| partial.head == head);
-    let partial = kept.unwrap_or_else(|| {
-        let needed = Box::new(needed);
-        Partial {
-            head,
-            incoming: Incoming { staging, backend: None, needed, pieces: 0, whole: false, kept: false },
-            crc: 0,
+    let partial = match std::mem::take(&mut *left) {
+        Left::Part(partial) if partial.head == head => partial,
+        Left::Part(_) | Left::Nothing => {
+            let needed = Box::new(needed);
+            let incoming = Incoming { staging, backend: None, needed, pieces: 0, whole: false, kept: false };
+            Partial { head, incoming, crc: 0 }
         }
-    });
+        Left::Kept => {
+            *left = Left::Kept;
+            return Err(io::Error::other("this member is about to start again"));
+        }
+    };
     match take(&mut frames, partial, receiving.over(mine)).await {
-        Ok(Taken::Whole { kept }) => {
-            let told = frame::write(frames.stream(), Frame::new(TAKEN)).await;
-            // A state that is kept takes the place of this member's own at the next start, which therefore must come now,
-            // whether or not its sender still hears of it: what is written meanwhile would be lost.
-            if !kept {
-                told?;
-            }
-            Ok(kept)
+        // Its sender hears so when it asks again: of a member that has started from it. Until then this one answers as who
+        // lacks what is in it, which raft must not hear of who has taken it.
+        Ok(Taken::Whole { kept: true }) => {
+            *left = Left::Kept;
+            Ok(true)
+        }
+        Ok(Taken::Whole { kept: false }) => {
+            frame::write(frames.stream(), Frame::new(TAKEN)).await?;
+            Ok(false)
         }
         Ok(Taken::Part(partial, why)) => {
             if timeout(PATIENCE, receiving.over(mine)).await.is_ok() {
-                *left = Some(partial);
+                *left = Left::Part(partial);
             }
             Err(why)
         }

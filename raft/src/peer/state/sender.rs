@@ -22,6 +22,8 @@ use crate::{
 
 /// Pieces that a sender keeps in memory: sent or about to be, and not known to be stored.
 const WINDOW: usize = 8;
+/// How long a member may take to start from a state that it has.
+const RESTART: Duration = Duration::from_secs(300);
 /// Between two streams for one state.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -59,7 +61,7 @@ pub(crate) async fn send(
         if state.stored > before {
             moved = Instant::now();
         }
-        if moved.elapsed() > PATIENCE {
+        if moved.elapsed() > if state.whole { RESTART } else { PATIENCE } {
             return Err(broke);
         }
         tracing::debug!("the state for member {target:x} goes on after {} pieces: {broke}", state.stored);

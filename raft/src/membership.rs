@@ -15,7 +15,7 @@ use openraft::{
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::{Instant, timeout},
 };
 
@@ -64,6 +64,8 @@ pub(crate) struct Changes {
     pub(crate) roster: Arc<Roster>,
     /// Whether what would put the quorum at risk is refused.
     pub(crate) strict: bool,
+    /// One change after the other, wherever it comes from: each looks at what the one before has left.
+    pub(crate) turn: Arc<Mutex<()>>,
 }
 
 impl Changes {
@@ -123,9 +125,23 @@ impl Changes {
 
     /// Makes a change as the leader.
     pub(crate) async fn lead(&self, change: &Change) -> Result<u64, Error> {
+        let until = Instant::now() + self.roster.timing.request;
+        let _turn = timeout(self.roster.timing.request, self.turn.lock()).await.map_err(|_| Error::Timeout)?;
+        loop {
+            // Looked at each time: whoever it is about may be gone by now, and must not come back.
+            match self.write(self.wanted(change)?).await? {
+                Some(index) => return Ok(index),
+                None if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+                None => return Err(Error::Timeout),
+            }
+        }
+    }
+
+    /// What a change is to raft, as the members are now.
+    fn wanted(&self, change: &Change) -> Result<ChangeMembers<u64, Peer>, Error> {
         let view = View::of(&self.raft, &self.roster);
         let one = |id: u64, peer: Peer| BTreeMap::from([(id, peer)]);
-        let changes = match change {
+        Ok(match change {
             Change::Add { id, peer_urls, learner } => {
                 view.may_add(*id, peer_urls, *learner, self.strict)?;
                 let peer = Peer { peer_urls: peer_urls.clone(), learner: *learner, ..Peer::default() };
@@ -158,33 +174,20 @@ impl Changes {
                 let published = Peer { name: name.clone(), client_urls: client_urls.clone(), ..peer };
                 ChangeMembers::SetNodes(one(*id, published))
             }
-        };
-        self.write(changes).await
+        })
     }
 
-    async fn write(&self, changes: ChangeMembers<u64, Peer>) -> Result<u64, Error> {
-        let until = Instant::now() + self.roster.timing.request;
-        loop {
-            let written =
-                timeout(self.roster.timing.request, self.raft.change_membership(changes.clone(), false)).await;
-            let error = match written {
-                Ok(Ok(done)) => return Ok(done.log_id.index),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(Error::Timeout),
-            };
-            match error {
-                // The one before is still under way, or another leader's.
-                RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)))
-                    if Instant::now() < until =>
-                {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-                    return Err(Error::Storage(error.to_string()));
-                }
-                RaftError::APIError(error) => return Err(proposer::refusal(&error)),
-                RaftError::Fatal(_) => return Err(Error::Stopped),
-            }
+    /// Returns the position of the change; `None` if another one is under way, which may be an earlier leader's.
+    async fn write(&self, changes: ChangeMembers<u64, Peer>) -> Result<Option<u64>, Error> {
+        let written = timeout(self.roster.timing.request, self.raft.change_membership(changes, false)).await;
+        match written.map_err(|_| Error::Timeout)? {
+            Ok(done) => Ok(Some(done.log_id.index)),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error {
+                ChangeMembershipError::InProgress(_) => Ok(None),
+                error => Err(Error::Storage(error.to_string())),
+            },
+            Err(RaftError::APIError(error)) => Err(proposer::refusal(&error)),
+            Err(RaftError::Fatal(_)) => Err(Error::Stopped),
         }
     }
 
@@ -211,6 +214,7 @@ impl Changes {
 
     /// Gives new members their vote when they have caught up.
     async fn enfranchise(&self) {
+        let Ok(_turn) = self.turn.try_lock() else { return };
         let view = View::of(&self.raft, &self.roster);
         let ready = view.peers.iter().find(|(id, peer)| {
             !peer.learner && !view.votes.contains(id) && view.lacks(**id).is_some_and(|lacks| lacks <= CAUGHT_UP)

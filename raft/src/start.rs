@@ -169,7 +169,13 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
             checkpoints: config.lease_checkpoints,
         },
     };
-    let changes = || Changes { raft: raft.clone(), roster: roster.clone(), strict: config.strict_reconfig };
+    let turn = Arc::default();
+    let changes = || Changes {
+        raft: raft.clone(),
+        roster: roster.clone(),
+        strict: config.strict_reconfig,
+        turn: Arc::clone(&turn),
+    };
     let (asked, asking) = mpsc::channel(membership::MOST);
     let keeping = Keeping { flushes: config.kept_flushes, kept, bytes: config.kept_bytes, log: log.clone() };
     let tasks = vec![

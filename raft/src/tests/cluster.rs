@@ -177,6 +177,21 @@ async fn members_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_removed_does_not_come_back_by_what_it_said_of_itself() {
+    let cluster = Cluster::found(&THREE, |config| config).await;
+    let leader = cluster.leader(&THREE).await;
+    let (lead, other) = (cluster.node(leader), cluster.node(followers(leader)[0]));
+    for _ in 0..10 {
+        lead.change_members(Change::Add { id: 9, peer_urls: vec![url(9)], learner: true }).await.unwrap();
+        let publish = Change::Publish { id: 9, name: "nine".into(), client_urls: Vec::new() };
+        let (removed, _) = tokio::join!(lead.change_members(Change::Remove { id: 9 }), other.change_members(publish));
+        removed.unwrap();
+        assert!(lead.members().iter().all(|member| member.id != 9));
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_leader_ends_no_lease_early() {
     let cluster = Cluster::found(&THREE, |config| {
         let clock: Arc<dyn Clock> = CLOCK.clone();

@@ -13,7 +13,7 @@ use crate::{
 
 /// Until all members that there are have caught up with the leader.
 const TOGETHER: Duration = Duration::from_secs(20);
-/// For one request.
+/// For one request of a member that has what the others have.
 const SERVED: Duration = Duration::from_secs(6);
 /// Until the last lease has run out, and whatever was under way is done.
 const QUIET: Duration = Duration::from_secs(15);
@@ -107,8 +107,8 @@ fn together(world: &World) -> Option<()> {
     fits.then_some(())
 }
 
-/// A member takes a write and a linearizable read, unless it waits to be promoted. One that is still being sent a whole
-/// state, or is about to be restarted, starts once more.
+/// A member takes a write and a linearizable read, unless it waits to be promoted or a change from before the end has
+/// removed it. One that is still being sent a whole state, which may take longer than a request waits, is asked again.
 async fn serves(world: &Arc<World>, member: &Member) {
     let serving = async {
         loop {
@@ -122,12 +122,13 @@ async fn serves(world: &Arc<World>, member: &Member) {
             let (key, value) = (format!("serves/{}", member.id).into(), "yes".into());
             let written = node.propose(Command::Put(Put { key, value, ..Put::default() })).await;
             match if written.is_ok() { node.read_barrier().await } else { written.map(drop) } {
-                Err(Error::Replaced | Error::Stopped) => pause(Duration::from_millis(10)).await,
+                Err(Error::Replaced | Error::Stopped | Error::Timeout) => pause(Duration::from_millis(10)).await,
+                Err(Error::Removed) if leader(world).is_some_and(|(_, ids)| !ids.contains(&member.id)) => return Ok(()),
                 served => return served,
             }
         }
     };
-    match tokio::time::timeout(SERVED, serving).await {
+    match tokio::time::timeout(TOGETHER, serving).await {
         Ok(Ok(())) => world.note(format!("member {} serves", member.id)),
         other => {
             world.violate("liveness", format!("member {} does not serve: {other:?}; {}", member.id, states(world)))

@@ -50,7 +50,7 @@ pub struct Config {
     pub dial: Option<Arc<dyn Dial>>,
     /// Distinguishes this start of the member from all others.
     pub life: u64,
-    /// Most bytes a second of a state that is sent to a member that is too far behind.
+    /// Most bytes a second that are sent to a member that is far behind, be it of the log or of a state.
     pub state_rate: u64,
     /// Flushes of the state whose log is kept in a cluster of several, so that a member that was away for a while gets
     /// what it lacks from the log: see `snapshot_entries` and `snapshot_bytes`.
@@ -118,7 +118,7 @@ impl Config {
             strict_reconfig: true,
             dial: None,
             life: random(),
-            state_rate: 24 << 20,
+            state_rate: 16 << 20,
             kept_flushes: 16,
             kept_bytes: 4 << 30,
             data,

@@ -40,7 +40,7 @@ pub(crate) struct Network {
     pub(crate) roster: Arc<Roster>,
     /// What is sent to who is too far behind.
     pub(crate) backend: Arc<dyn Backend>,
-    /// Bytes of it a second.
+    /// Bytes of it a second, and of the log to who is far behind.
     pub(crate) rate: u64,
     pub(crate) kept: Arc<Kept>,
     /// Of this process, among all that this member has been.
@@ -120,7 +120,7 @@ impl RaftNetworkV2<Types> for Way {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let opened = Appends::open(&self.network.roster, self.target, input).await;
+            let opened = Appends::open(&self.network.roster, self.target, input, self.network.rate).await;
             let appends = opened.map_err(|error| unreachable(&error))?;
             let answers = stream::unfold(Some(appends), |open| async move {
                 let mut appends = open?;

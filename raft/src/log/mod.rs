@@ -39,8 +39,9 @@ use crate::{
     types::{LocalVote, LogEntry, LogId, Membership, Types},
 };
 
-/// Bytes of entries that applying or replicating takes out of the log at once.
-const READ_BYTES: usize = 4 << 20;
+/// Bytes of entries that applying or replicating takes out of the log at once. Whoever shares a disk or a core with a member
+/// that catches up waits as long as it takes to write and apply these.
+const READ_BYTES: usize = 256 << 10;
 
 /// The log of one member; clones share it.
 #[derive(Clone)]

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -30,6 +31,10 @@ use crate::{node::Raft, task};
 /// bounds what is in memory for a slow follower: the stream's own buffers hold far less.
 const WINDOW: usize = 32;
 
+/// A follower that lacks more entries than can be under way is far behind. What it lacks is then sent no faster than a state
+/// is, since client requests need the disk and the network as well; but it does get nearer.
+const FAR: u64 = WINDOW as u64 * 64;
+
 const APPEND: u8 = 1;
 const APPENDED: u8 = 2;
 
@@ -41,7 +46,7 @@ pub(crate) struct Appends {
     answered: u64,
     /// Since when an answer is owed, or the last one.
     since: Instant,
-    stall: std::time::Duration,
+    stall: Duration,
 }
 
 struct Window {
@@ -62,8 +67,8 @@ impl Drop for Appends {
 }
 
 impl Appends {
-    /// Opens a stream to a member and sends it what `input` has.
-    pub(crate) async fn open<S>(roster: &Roster, target: u64, input: S) -> io::Result<Appends>
+    /// Opens a stream to a member and sends it what `input` has, at most `rate` bytes a second while it is far behind.
+    pub(crate) async fn open<S>(roster: &Roster, target: u64, input: S, rate: u64) -> io::Result<Appends>
     where
         S: Stream<Item = Append> + Send + Unpin + 'static,
     {
@@ -76,7 +81,7 @@ impl Appends {
             #[cfg(feature = "sim")]
             newest: parking_lot::Mutex::default(),
         });
-        let writer = task::spawn(write(input, into, window.clone()));
+        let writer = task::spawn(write(input, into, window.clone(), rate));
         Ok(Appends { frames, writer, window, answered: 0, since: Instant::now(), stall: roster.timing.stall })
     }
 
@@ -123,11 +128,12 @@ impl Appends {
     }
 }
 
-async fn write<S, W>(mut input: S, mut into: WriteHalf<W>, window: Arc<Window>)
+async fn write<S, W>(mut input: S, mut into: WriteHalf<W>, window: Arc<Window>, rate: u64)
 where
     S: Stream<Item = Append> + Send + Unpin,
     W: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut behind = 0;
     loop {
         // First the place, then the append: it carries all entries that have come meanwhile.
         let Ok(place) = window.places.acquire().await else { break };
@@ -139,17 +145,29 @@ where
         }
         let mut frame = Frame::new(APPEND);
         message::put_append(&mut frame, &append);
+        let (size, lacks) = (frame.len() as u64, lacks(&append));
         window.sent.fetch_add(1, Ordering::SeqCst);
         window.changed.notify_one();
         // A stream that broke is noticed by who reads it.
         if frame::write(&mut into, frame).await.is_err() {
             break;
         }
+        if lacks > FAR && lacks < behind {
+            tokio::time::sleep(Duration::from_micros(size.saturating_mul(1_000_000) / rate.max(1))).await;
+        }
+        behind = lacks;
     }
     window.ended.store(true, Ordering::SeqCst);
     window.changed.notify_one();
     // The stream stays open for the answers.
     std::future::pending::<()>().await;
+}
+
+/// Committed entries that are still missing after this append.
+fn lacks(append: &Append) -> u64 {
+    let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+    let last = append.entries.last().map(|entry| entry.log_id).or(append.prev_log_id);
+    index(append.leader_commit).saturating_sub(index(last))
 }
 
 /// The follower's end: hands appends to raft and answers each when raft has.

@@ -87,6 +87,11 @@ impl Frame {
         frame
     }
 
+    /// Bytes of kind and body so far.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
         self.open.extend_from_slice(bytes);

@@ -41,7 +41,7 @@ enum Answer {
     /// The same of claims for devices, which were held while nobody knew.
     Devices(Sending, Option<DeviceHold>, devices::Written, Duration),
     /// A claim whose devices were freed.
-    Deallocated(Result<ResourceClaimView, ApiError>),
+    Deallocated(Result<Arc<ResourceClaimView>, ApiError>),
     /// About a binding that the watch should have shown.
     Look(Binding, Outcome),
 }
@@ -215,7 +215,8 @@ impl Driver {
         let room = self.config.bindings_in_flight.saturating_sub(self.bindings.len());
         for claim in batch.deallocations.into_iter().take(room) {
             let client = self.client.clone();
-            self.bindings.spawn(async move { Answer::Deallocated(devices::deallocate(&client, &claim).await) });
+            self.bindings
+                .spawn(async move { Answer::Deallocated(devices::deallocate(&client, &claim).await.map(Arc::new)) });
         }
         true
     }
@@ -386,7 +387,7 @@ impl Driver {
                     Err(why) => self.refuse(sending, "DynamicResources", &why, now),
                 }
             }
-            Ok(Answer::Deallocated(Ok(claim))) => self.model.claims_answered(&[Arc::new(claim)], now),
+            Ok(Answer::Deallocated(Ok(claim))) => self.model.claims_answered(&[claim], now),
             Ok(Answer::Deallocated(Err(error))) => tracing::debug!(%error, "devices not freed"),
             Ok(Answer::Look(binding, outcome)) => {
                 // Without an answer it is asked about again in its turn.

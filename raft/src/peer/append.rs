@@ -32,7 +32,7 @@ use crate::{node::Raft, task};
 const WINDOW: usize = 32;
 
 /// A follower that lacks more entries than can be under way is far behind. What it lacks is then sent no faster than a state
-/// is, since client requests need the disk and the network as well; but it does get nearer.
+/// is, since client requests need the disk and the network as well, unless it would fall further behind by that.
 const FAR: u64 = WINDOW as u64 * 64;
 
 const APPEND: u8 = 1;

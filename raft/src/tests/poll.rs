@@ -1,4 +1,4 @@
-//! Waiting for a state: look, and look again, until a deadline. The one place of these tests that sleeps.
+//! Waiting for a state: look, and look again, until a deadline.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// Looks until there is something to see.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut step = tokio::time::interval(STEP);
     let looking = async {
         loop {
+            step.tick().await;
             if let Some(seen) = look().await {
                 return seen;
             }
-            tokio::time::sleep(STEP).await;
         }
     };
     tokio::time::timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("never happened: {what}"))

@@ -19,6 +19,8 @@ mod metrics;
 mod model;
 mod others;
 mod raw;
+#[cfg(test)]
+mod script;
 mod source;
 mod spreading;
 mod storage;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use kelson_wire::kube::meta::null_default;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -17,6 +18,11 @@ impl Text<'_> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Text that is kept.
+pub fn shared(text: &Text<'_>) -> Arc<str> {
+    text.as_str().into()
 }
 
 impl Deref for Text<'_> {
@@ -150,22 +156,13 @@ pub struct PodStatus<'a> {
     #[serde(borrow, deserialize_with = "null_default")]
     pub conditions: Vec<Condition<'a>>,
     #[serde(borrow, deserialize_with = "null_default")]
-    pub resource_claim_statuses: Vec<PodClaimStatus<'a>>,
+    pub resource_claim_statuses: Vec<PodClaim<'a>>,
 }
 
+/// A claim of a pod; in the status, the one that was made from a template, if one was needed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodClaim<'a> {
-    #[serde(borrow)]
-    pub name: Text<'a>,
-    #[serde(borrow)]
-    pub resource_claim_name: Option<Text<'a>>,
-}
-
-/// The claim that was made from a template, if one was needed.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodClaimStatus<'a> {
     #[serde(borrow)]
     pub name: Text<'a>,
     #[serde(borrow)]

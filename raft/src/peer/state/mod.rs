@@ -6,7 +6,8 @@
 //! hear that its state was taken hears so from the member that has started from it.
 //!
 //! Sent are a beginning, then pieces, then an end with their checksum. Answered are how many pieces are here, at the beginning
-//! and with each piece, and in the end whether it was taken.
+//! and with each piece, and that it is taken once this member has what is in it. One that has kept it and is about to start
+//! from it closes the stream instead.
 
 mod piece;
 mod receiver;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::raw;
-use crate::scheduler::raw::{Meta, NodeSelector, PodSpec, PodStatus, Taint as RawTaint, Text};
+use crate::scheduler::raw::{Meta, NodeSelector, PodSpec, PodStatus, Taint as RawTaint, Text, shared};
 use crate::scheduler::view::{term, toleration};
 
 /// On a claim with devices: they are to be freed before it goes.
@@ -84,10 +84,6 @@ fn slim(meta: ObjectMeta) -> ObjectMeta {
         finalizers: meta.finalizers,
         ..ObjectMeta::default()
     }
-}
-
-fn shared(text: &Text<'_>) -> Arc<str> {
-    text.as_str().into()
 }
 
 /// A kind of selector that is not known is an expression that nothing compiles.

@@ -138,34 +138,8 @@ async fn persist<T, F: Future<Output = Result<T, ApiError>>>(call: impl Fn() -> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
-    use bytes::Bytes;
-    use kelson_wire::kube::{Body, BoxError, Transport, full};
-    use parking_lot::Mutex;
-
     use super::*;
-
-    /// Answers with what it was given, in order, and keeps what it was asked.
-    #[derive(Default)]
-    struct Script {
-        answers: Mutex<VecDeque<Option<(u16, Value)>>>,
-        asked: Mutex<Vec<(String, Value)>>,
-    }
-
-    #[async_trait::async_trait]
-    impl Transport for Script {
-        async fn call(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, BoxError> {
-            let asked = format!("{} {}", request.method(), request.uri().path());
-            let body = serde_json::from_slice(request.body()).unwrap_or_default();
-            self.asked.lock().push((asked, body));
-            let answer = self.answers.lock().pop_front().expect("another answer");
-            let (code, body) = answer.ok_or("the answer was lost")?;
-            let mut response = http::Response::new(full(body.to_string()));
-            *response.status_mut() = http::StatusCode::from_u16(code)?;
-            Ok(response)
-        }
-    }
+    use crate::scheduler::script::Script;
 
     fn claim(version: &str, annotations: &Value) -> Value {
         json!({"metadata": {"name": "data", "namespace": "d", "uid": "c", "resourceVersion": version,
@@ -191,7 +165,7 @@ mod tests {
     type Run = (Result<Written, ApiError>, Vec<(String, Value)>);
 
     async fn run(writes: Writes, answers: Vec<Option<(u16, Value)>>) -> Run {
-        let script = Arc::new(Script { answers: Mutex::new(answers.into()), ..Script::default() });
+        let script = Arc::new(Script::new(answers));
         let outcome = write(&Client::new(script.clone(), "test"), &writes).await;
         assert!(script.answers.lock().is_empty(), "it was not asked for all of them");
         let asked = std::mem::take(&mut *script.asked.lock());

@@ -10,7 +10,7 @@ use kelson_wire::kube::{Keyed, ObjectMeta, quantity};
 use serde::{Deserialize, Deserializer};
 
 use super::raw;
-use crate::scheduler::raw::{Meta, Pairs, PodSpec, Text};
+use crate::scheduler::raw::{Meta, Pairs, PodSpec, Text, shared};
 use crate::scheduler::{others, view};
 
 /// On claims and volumes, goes before `spec.storageClassName`.
@@ -74,10 +74,6 @@ fn slim(meta: ObjectMeta) -> ObjectMeta {
         deletion_timestamp: meta.deletion_timestamp,
         ..ObjectMeta::default()
     }
-}
-
-fn shared(text: &Text<'_>) -> Arc<str> {
-    text.as_str().into()
 }
 
 fn some(text: &Text<'_>) -> Option<Arc<str>> {

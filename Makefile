@@ -37,7 +37,7 @@ test: setup peers
 # A second make, so that the variables above see the peers that the first one built.
 .PHONY: cargo-test
 cargo-test:
-	@cargo test --workspace
+	@cargo test --workspace --no-fail-fast
 
 .PHONY: fuzz
 fuzz: setup ## libFuzzer for a while on each target: make fuzz SECONDS=600 TARGETS="engine record"

@@ -80,6 +80,22 @@ impl Asker {
         answer.map(tonic::Response::into_inner).map_err(inner)
     }
 
+    /// Makes a transaction to its end, whoever waits for it, and with it a guard by what it came to. Where the caller has
+    /// gone meanwhile the guard goes as well, so that what the store took is not left behind.
+    pub(crate) async fn txn_with(
+        &self,
+        request: TxnRequest,
+        guard: impl FnOnce(&TxnResponse) -> Otherwise + Send + 'static,
+    ) -> Result<(TxnResponse, Otherwise), Status> {
+        let asker = self.clone();
+        let made = tokio::spawn(async move {
+            let answer = asker.txn(request).await?;
+            let guard = guard(&answer);
+            Ok((answer, guard))
+        });
+        made.await.unwrap_or_else(|_| Err(Status::unavailable(refusal::STOPPED)))
+    }
+
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
         let answer = self.services.kv.range(self.request(request)).await;
         answer.map(tonic::Response::into_inner).map_err(inner)
@@ -260,6 +276,11 @@ impl Otherwise {
         })))
     }
 
+    /// Does nothing.
+    pub(crate) fn nothing() -> Self {
+        Self(None)
+    }
+
     pub(crate) fn forget(mut self) {
         self.0 = None;
     }
@@ -274,14 +295,4 @@ impl Drop for Otherwise {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_end_with_the_lease_in_hexadecimal() {
-        let prefix = prefix(b"name");
-        assert_eq!(own_key(&prefix, 0x2a), "name/2a");
-        assert_eq!(own_key(&prefix, -0x2a), "name/-2a");
-        assert_eq!(own_key(&prefix, i64::MIN), "name/-8000000000000000");
-    }
-}
+mod tests;

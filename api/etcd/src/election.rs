@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use kelson_engine::EventKind;
 use kelson_wire::pb::etcdserverpb::request_op::Request as Op;
-use kelson_wire::pb::etcdserverpb::{DeleteRangeRequest, ResponseHeader, TxnRequest};
+use kelson_wire::pb::etcdserverpb::{DeleteRangeRequest, ResponseHeader, TxnRequest, TxnResponse};
 use kelson_wire::pb::mvccpb::KeyValue;
 use kelson_wire::pb::v3electionpb::election_server::Election;
 use kelson_wire::pb::v3electionpb::{
@@ -35,38 +35,46 @@ impl ElectionService {
     }
 }
 
+/// The revision since which the candidate stands.
+fn standing(entered: &TxnResponse) -> i64 {
+    if entered.succeeded {
+        entered.header.map_or(0, |header| header.revision)
+    } else {
+        asker::read_by(entered, 0).map_or(0, |own| own.create_revision)
+    }
+}
+
 async fn campaign(asker: &Asker, request: CampaignRequest) -> Result<CampaignResponse, Status> {
     let lease = asker.session(request.lease).await?;
     let prefix = asker::prefix(&request.name);
     let key = asker::own_key(&prefix, lease);
-    let entered = asker
-        .txn(TxnRequest {
-            compare: vec![asker::created_at(&key, 0)],
-            success: vec![asker::put(&key, request.value.clone(), lease)],
-            failure: vec![asker::get(&key)],
-        })
-        .await?;
-    let mut leader = LeaderKey { name: request.name, key, rev: 0, lease };
-    leader.rev = entered.header.map_or(0, |header| header.revision);
+    let enter = TxnRequest {
+        compare: vec![asker::created_at(&key, 0)],
+        success: vec![asker::put(&key, request.value.clone(), lease)],
+        failure: vec![asker::get(&key)],
+    };
+    let candidate = LeaderKey { name: request.name, key, rev: 0, lease };
+    let withdraw = {
+        let (asker, candidate) = (asker.clone(), candidate.clone());
+        async move |rev| {
+            if let Err(status) = resign(&asker, LeaderKey { rev, ..candidate }).await {
+                tracing::debug!("a candidacy stays until its lease ends: {status}");
+            }
+        }
+    };
+    let (entered, withdraw) = asker.txn_with(enter, |entered| Otherwise::run(withdraw(standing(entered)))).await?;
+    let leader = LeaderKey { rev: standing(&entered), ..candidate };
     if !entered.succeeded {
         // It stands already; a new value takes the place of the old one.
         let own = asker::read_by(&entered, 0).cloned().unwrap_or_default();
-        leader.rev = own.create_revision;
         if own.value != request.value
             && let Err(status) = proclaim(asker, leader.clone(), request.value).await
         {
+            withdraw.forget();
             let _ = resign(asker, leader).await;
             return Err(status);
         }
     }
-    let withdraw = Otherwise::run({
-        let (asker, leader) = (asker.clone(), leader.clone());
-        async move {
-            if let Err(status) = resign(&asker, leader).await {
-                tracing::debug!("a candidacy stays until its lease ends: {status}");
-            }
-        }
-    });
     let elected = asker.wait_for_others(&prefix, leader.rev - 1).await;
     // A failure leaves the candidate standing, as etcd does: its session may come back. Giving up does not.
     withdraw.forget();

@@ -25,6 +25,14 @@ const BLOCK_CACHE: usize = 32 << 20;
 const BLOCK: usize = 16 << 10;
 const BACKGROUND_JOBS: i32 = 2;
 const OPEN_FILES: i32 = 512;
+/// Most bytes a second that a state which is written beside a running one is flushed with, the time in microseconds over
+/// which they are spread, and the bytes of one write. All at once, each memtable would keep disk and cores from client
+/// requests for as long as that takes.
+const ASIDE_RATE: i64 = 48 << 20;
+const ASIDE_SPREAD: i64 = 10_000;
+const ASIDE_WRITE: u64 = 128 << 10;
+/// One in so many grants of that rate is a compaction's before a flush's: RocksDB's own default.
+const ASIDE_FAIRNESS: i32 = 10;
 /// Bytes read at once by who reads everything.
 const READ_AHEAD: usize = 2 << 20;
 
@@ -41,12 +49,26 @@ impl RocksBackend {
     /// # Errors
     /// [`Error::Storage`] that names the directory: no permission, in use by another process, damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<RocksBackend, Error> {
-        let path = path.as_ref();
+        RocksBackend::open_with(path.as_ref(), database_options())
+    }
+
+    /// The same for a state that is received while another one in this process, or on this disk, serves requests: it is
+    /// written no faster than 48 MiB a second, in small pieces.
+    ///
+    /// # Errors
+    /// As [`RocksBackend::open`].
+    pub fn open_aside(path: impl AsRef<Path>) -> Result<RocksBackend, Error> {
+        let mut options = database_options();
+        options.set_ratelimiter(ASIDE_RATE, ASIDE_SPREAD, ASIDE_FAIRNESS);
+        options.set_writable_file_max_buffer_size(ASIDE_WRITE);
+        RocksBackend::open_with(path.as_ref(), options)
+    }
+
+    fn open_with(path: &Path, mut options: Options) -> Result<RocksBackend, Error> {
         let cannot = |why: String| Error::Storage(format!("cannot open the store in {}: {why}", path.display()));
         std::fs::create_dir_all(path).map_err(|error| cannot(error.to_string()))?;
         crate::check_tails(path).map_err(cannot)?;
         let families = Space::ALL.map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(space)));
-        let mut options = database_options();
         // What is flushed is seldom read soon: copying it into the page cache costs more CPU than all else of a flush.
         options.set_use_direct_io_for_flush_and_compaction(takes_direct_writes(path));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {

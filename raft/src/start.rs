@@ -487,7 +487,10 @@ impl Background {
             Some(failure) = self.failing.recv() => Some(failure),
         };
         if let Some(failure) = failed {
-            tracing::error!("the node has stopped: {failure}");
+            match failure {
+                Error::Replaced => tracing::info!("the node starts again: {failure}"),
+                _ => tracing::error!("the node has stopped: {failure}"),
+            }
             // Before the queue closes, so that those who wait hear the reason.
             let _ = self.failure.set(failure);
         }

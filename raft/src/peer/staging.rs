@@ -69,7 +69,7 @@ mod dir {
                 }
                 _ => {}
             }
-            Ok(Arc::new(RocksBackend::open(place)?))
+            Ok(Arc::new(RocksBackend::open_aside(place)?))
         }
 
         fn keep(&self, backend: Arc<dyn Backend>) -> Result<(), Error> {

@@ -106,7 +106,8 @@ impl Bench<'_> {
     /// If the server misbehaves, a deadline passes, or the figures contradict each other.
     pub fn run(&self, workload: Workload, side: &Side, rate: Option<f64>) -> Result<Figures> {
         (self.show)("starting", 0.0);
-        let server = side.start(self.members, self.folder, self.deadline)?;
+        let short = (workload.kind == Kind::CatchUp).then(|| side.with_short_log());
+        let server = short.as_ref().unwrap_or(side).start(self.members, self.folder, self.deadline)?;
         let fleet = Fleet::connect(server.url(), workload.connections, self.threads, self.deadline)?;
         let mut run = Run { bench: self, workload, server, fleet, next: 0 };
         let result = match workload.kind {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use gear::Gear;
 use kelson_sched::{
     Amount, ClaimUse, Class, Cluster, Decision, DeviceClass, DeviceRule, Filter, Pod, PodId, PodTemplate, Profile,
-    Requirement, ResourceClaim, Scores, Tenure, Verdict, VolumePlan, Weights,
+    Requirement, ResourceClaim, Scores, Tenure, Toleration, TolerationOperator, Verdict, VolumePlan, Weights,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -169,7 +169,11 @@ fn snapshot(seed: u64) -> Snapshot {
     if rng.random_bool(0.5) {
         // Nothing but its claims matters.
         let PodTemplate { namespace, claims, uid, .. } = (*asked).clone();
-        asked = Arc::new(PodTemplate { namespace, claims, uid, images: vec!["none".into()], ..PodTemplate::default() });
+        let operator = TolerationOperator::Exists;
+        let any = Toleration { key: String::new(), operator, value: String::new(), effect: None };
+        let images = vec!["none".into()];
+        asked =
+            Arc::new(PodTemplate { namespace, claims, uid, images, tolerations: vec![any], ..PodTemplate::default() });
     }
     let class = cluster.class(&asked);
     let (mut answer, refused) = answer(&cluster, &class, &profile.weights);

@@ -9,13 +9,13 @@ use rustc_hash::FxHashMap;
 
 use crate::device::{
     Allocation, Amount, Device, DeviceChoice, DeviceConstraint, DevicePlan, DeviceRequest, DeviceResult, DeviceRule,
-    Reach, ResourceClaim,
+    Reach, ResourceClaim, ResourceSlice,
 };
 use crate::intern::Interner;
 use crate::inventory::Inventory;
 use crate::ledger::NodeId;
-use crate::memo::Fault;
-use crate::pool::{CounterKey, Pool, PoolKey};
+use crate::memo;
+use crate::pool::{CounterKey, Fault, PoolKey, Sight};
 use crate::reason::{Filter, Reason};
 use crate::selector::{NAME_FIELD, NodeSelectorTerm, Operator, Requirement, Term};
 use crate::state::{Node, State};
@@ -32,13 +32,26 @@ const MAX_CHOICES: i64 = 8;
 /// A claim without devices.
 pub(crate) type Wanted = (Key, Arc<ResourceClaim>);
 
-/// A device that can be used on the node.
+/// A device of a slice that concerns the node.
 struct Candidate<'a> {
     row: u32,
-    pool: usize,
+    /// The pool that it is of.
+    site: usize,
     device: &'a Device,
     /// Where it can be used.
     reach: &'a Reach,
+    /// It can be used on the node.
+    here: bool,
+}
+
+/// A pool that concerns the node.
+struct Site<'a> {
+    key: &'a PoolKey,
+    sight: Sight<'a>,
+    /// Candidates up to this one are of this pool, or one before it.
+    end: usize,
+    /// What is left of its counters, from the first device on that takes of them.
+    left: Option<FxHashMap<CounterKey, i64>>,
 }
 
 /// A device that is given to a claim for now.
@@ -56,13 +69,10 @@ type Stop = Reason;
 pub(crate) struct Allocator<'a> {
     inventory: &'a Inventory,
     claims: &'a [Wanted],
-    pools: Vec<(&'a PoolKey, &'a Pool)>,
+    sites: Vec<Site<'a>>,
     candidates: Vec<Candidate<'a>>,
-    /// What is left of each pool's counters, from the first device on that takes of them.
-    left: Vec<Option<FxHashMap<CounterKey, i64>>>,
     given: Vec<Given>,
     steps: usize,
-    invalid: bool,
 }
 
 fn refuse<T>(text: String) -> Result<T, Stop> {
@@ -88,64 +98,47 @@ impl<'a> Allocator<'a> {
     /// Why that is not possible.
     pub fn run(state: &'a State, id: NodeId, claims: &'a [Wanted]) -> Result<Allocator<'a>, Stop> {
         let inventory = &state.inventory;
-        let mut allocator = Allocator {
-            inventory,
-            claims,
-            pools: Vec::new(),
-            candidates: Vec::new(),
-            left: Vec::new(),
-            given: Vec::new(),
-            steps: 0,
-            invalid: false,
-        };
-        let incomplete = allocator.gather(state, id);
-        allocator.check(incomplete)?;
+        let mut allocator =
+            Allocator { inventory, claims, sites: Vec::new(), candidates: Vec::new(), given: Vec::new(), steps: 0 };
+        allocator.gather(state, id);
+        allocator.check()?;
         if allocator.next(0, 0)? {
             return Ok(allocator);
         }
-        if allocator.invalid {
+        if allocator.sites.iter().any(|site| site.sight.fault == Some(Fault::Invalid)) {
             refuse("invalid resource pools were encountered".to_string())
         } else {
             Err(Reason::Devices)
         }
     }
 
-    /// Collects the devices that can be used on the node. Returns the pools that are not to be used now, with the reason.
-    fn gather(&mut self, state: &'a State, id: NodeId) -> Vec<(&'a PoolKey, &'static str)> {
+    /// Collects the pools that concern the node, and their devices where something can be had of a pool now.
+    fn gather(&mut self, state: &'a State, id: NodeId) {
         let node = state.node(id);
-        let mut unusable = Vec::new();
+        let reaches = |reach: &Reach| reaches(reach, node, &state.labels);
+        let of_device = |device: &'a Device| device.reach.as_ref().unwrap_or(&Reach::Nowhere);
         for (key, pool) in self.inventory.pools_of(&node.name) {
-            let before = self.candidates.len();
-            for slice in pool.current() {
-                let of_slice = &slice.spec.reach;
-                let all = reaches(of_slice, node, &state.labels);
-                if !all && *of_slice != Reach::PerDevice {
-                    continue;
-                }
+            let concerns = |slice: &ResourceSlice| match slice.reach {
+                Reach::PerDevice => slice.devices.iter().any(|device| device.reach.as_ref().is_some_and(reaches)),
+                _ => reaches(&slice.reach),
+            };
+            let Some(sight) = pool.seen(concerns) else { continue };
+            let site = self.sites.len();
+            for slice in sight.slices.iter().filter(|_| sight.fault.is_none()) {
                 for (device, row) in slice.spec.devices.iter().zip(&slice.rows) {
-                    let reach = if all { of_slice } else { device.reach.as_ref().unwrap_or(&Reach::Nowhere) };
-                    if all || reaches(reach, node, &state.labels) {
-                        self.candidates.push(Candidate { row: *row, pool: self.pools.len(), device, reach });
-                    }
+                    let (reach, here) = match &slice.spec.reach {
+                        Reach::PerDevice => (of_device(device), reaches(of_device(device))),
+                        reach => (reach, true),
+                    };
+                    self.candidates.push(Candidate { row: *row, site, device, reach, here });
                 }
             }
-            if self.candidates.len() == before {
-                continue;
-            }
-            if pool.complete && pool.valid {
-                self.pools.push((key, pool));
-                self.left.push(None);
-                continue;
-            }
-            self.candidates.truncate(before);
-            self.invalid |= pool.complete;
-            unusable.push((key, if pool.complete { "invalid" } else { "being updated" }));
+            self.sites.push(Site { key, sight, end: self.candidates.len(), left: None });
         }
-        unusable
     }
 
     /// What no choice of devices can mend.
-    fn check(&self, unusable: Vec<(&PoolKey, &str)>) -> Result<(), Stop> {
+    fn check(&self) -> Result<(), Stop> {
         for (at, (key, claim)) in self.claims.iter().enumerate() {
             let mut least = 0;
             for request in &claim.requests {
@@ -153,17 +146,7 @@ impl<'a> Allocator<'a> {
                 for choice in &request.choices {
                     let count = match choice.amount {
                         Amount::Exactly(count) => count,
-                        Amount::All => {
-                            if let Some(((driver, pool), why)) = unusable.first() {
-                                let name = if choice.name.is_empty() { &request.name } else { &choice.name };
-                                return refuse(format!(
-                                    "claim {}, request {name}: asks for all devices, but resource pool {driver}/{pool} \
-                                     is currently {why}",
-                                    full_name(key),
-                                ));
-                            }
-                            self.all(at, choice)?.len()
-                        }
+                        Amount::All => self.all(at, request, choice)?.len(),
                     };
                     of_request = of_request.min(count);
                 }
@@ -186,27 +169,40 @@ impl<'a> Allocator<'a> {
     }
 
     /// Every device that matches.
-    fn all(&self, claim: usize, choice: &DeviceChoice) -> Result<Vec<usize>, Stop> {
+    fn all(&self, claim: usize, request: &DeviceRequest, choice: &DeviceChoice) -> Result<Vec<usize>, Stop> {
         let mut all = Vec::new();
-        for at in 0..self.candidates.len() {
-            if self.matches(claim, choice, at)? {
-                all.push(at);
+        let mut at = 0;
+        for site in &self.sites {
+            if let Some(fault) = site.sight.fault {
+                let (driver, pool) = site.key;
+                return refuse(format!(
+                    "claim {}, request {}: asks for all devices, but resource pool {driver}/{pool} is currently {fault}",
+                    full_name(&self.claims[claim].0),
+                    own_name(request, choice),
+                ));
+            }
+            while at < site.end {
+                if self.matches(claim, choice, at)? {
+                    all.push(at);
+                }
+                at += 1;
             }
         }
         Ok(all)
     }
 
-    /// Whether the selectors of a choice, and of its class, hold for a device.
+    /// Whether a device can be used on the node, and the selectors of a choice, and of its class, hold for it.
     fn matches(&self, claim: usize, choice: &DeviceChoice, at: usize) -> Result<bool, Stop> {
-        let Candidate { row, pool, device, .. } = self.candidates[at];
+        let Candidate { row, site, device, here, .. } = self.candidates[at];
         if device.unsupported {
             return Ok(false);
         }
+        let Site { key: (driver, _), sight, .. } = &self.sites[site];
         let class = self.inventory.class(&choice.class);
-        let (driver, pool) = self.pools[pool].0;
         let of_class = class.iter().flat_map(|class| class.selectors.iter().enumerate()).map(|one| (true, one));
         let own = choice.selectors.iter().enumerate().map(|one| (false, one));
         for (from_class, (number, selector)) in of_class.chain(own) {
+            let row = sight.sound.then_some(row);
             let fault = match self.inventory.memo.matches(selector, row, driver, device) {
                 Ok(true) => continue,
                 Ok(false) => return Ok(false),
@@ -218,14 +214,11 @@ impl<'a> Allocator<'a> {
                 format!("claim {}", full_name(&self.claims[claim].0))
             };
             return refuse(match fault {
-                Fault::Compile(why) => format!("{of}: selector #{number}: CEL compile error: {why}"),
-                Fault::Run(why) => {
-                    let device = &device.name;
-                    format!("{of}: selector #{number} on device {driver}/{pool}/{device}: CEL runtime error: {why}")
-                }
+                memo::Fault::Compile(why) => format!("{of}: selector #{number}: CEL compile error: {why}"),
+                memo::Fault::Run(why) => format!("{of}: selector #{number}: CEL runtime error: {why}"),
             });
         }
-        Ok(true)
+        Ok(here)
     }
 
     /// Gives devices to a request and all that follow it.
@@ -240,7 +233,7 @@ impl<'a> Allocator<'a> {
                     let room = self.given.iter().filter(|given| given.claim == claim).count() + count <= MAX_RESULTS;
                     room && self.some(Given { claim, request, choice: at, candidate: 0 }, count)?
                 }
-                Amount::All => self.every(Given { claim, request, choice: at, candidate: 0 }, choice)?,
+                Amount::All => self.every(Given { claim, request, choice: at, candidate: 0 })?,
             };
             if done {
                 return Ok(true);
@@ -256,11 +249,12 @@ impl<'a> Allocator<'a> {
             return self.next(from.claim, from.request + 1);
         }
         for at in from.candidate..self.candidates.len() {
-            if self.candidates.len() - at < count {
-                break;
-            }
             let given = Given { candidate: at, ..from };
-            if !self.is_free(given) || !self.matches(given.claim, self.choice(given).1, at)? || !self.give(given)? {
+            if !self.is_free(given) || !self.matches(given.claim, self.choice(given).1, at)? {
+                continue;
+            }
+            // Too few are left; but a selector may fail on one of them.
+            if self.candidates.len() - at < count || !self.give(given, false)? {
                 continue;
             }
             if self.some(Given { candidate: at + 1, ..from }, count - 1)? {
@@ -272,27 +266,15 @@ impl<'a> Allocator<'a> {
     }
 
     /// Gives every device that matches to a request, and devices to all requests that follow.
-    fn every(&mut self, from: Given, choice: &DeviceChoice) -> Result<bool, Stop> {
-        let all = self.all(from.claim, choice)?;
+    fn every(&mut self, from: Given) -> Result<bool, Stop> {
+        let (request, choice) = self.choice(from);
+        let all = self.all(from.claim, request, choice)?;
         let before = self.given.len();
         let room = self.given.iter().filter(|given| given.claim == from.claim).count() + all.len() <= MAX_RESULTS;
         let mut fits = room && !all.is_empty();
         for candidate in all {
             let given = Given { candidate, ..from };
-            fits = fits && self.is_free(given);
-            if !fits {
-                break;
-            }
-            if self.breaks_a_rule(given) {
-                let (request, choice) = self.choice(given);
-                let name = if choice.name.is_empty() { &request.name } else { &choice.name };
-                return refuse(format!(
-                    "claim {}, request {name}: cannot add device {} because a claim constraint would not be satisfied",
-                    full_name(&self.claims[given.claim].0),
-                    self.device_name(candidate),
-                ));
-            }
-            fits = self.give(given)?;
+            fits = fits && self.is_free(given) && self.give(given, true)?;
         }
         if fits && self.next(from.claim, from.request + 1)? {
             return Ok(true);
@@ -311,7 +293,7 @@ impl<'a> Allocator<'a> {
 
     fn device_name(&self, at: usize) -> String {
         let candidate = &self.candidates[at];
-        let (driver, pool) = self.pools[candidate.pool].0;
+        let (driver, pool) = self.sites[candidate.site].key;
         format!("{driver}/{pool}/{}", candidate.device.name)
     }
 
@@ -325,17 +307,29 @@ impl<'a> Allocator<'a> {
         !self.inventory.rows.is_taken(row) && !self.given.iter().any(|have| same(&have))
     }
 
-    /// Gives a device, if taints, counters and constraints allow.
-    fn give(&mut self, given: Given) -> Result<bool, Stop> {
+    /// Gives a device, if counters, taints and constraints allow. `must`: that a constraint does not is an error.
+    fn give(&mut self, given: Given, must: bool) -> Result<bool, Stop> {
         self.steps += 1;
         if self.steps > MAX_STEPS {
             return refuse("timed out trying to allocate devices".to_string());
         }
         let device = self.candidates[given.candidate].device;
-        let tolerations = &self.choice(given).1.tolerations;
+        let (request, choice) = self.choice(given);
         let hard = device.taints.iter().filter(|taint| taint.effect != Effect::PreferNoSchedule);
-        let barred = hard.into_iter().any(|taint| !tolerations.iter().any(|one| one.tolerates(taint)));
-        if barred || self.breaks_a_rule(given) || !self.draw(given.candidate) {
+        let barred = hard.into_iter().any(|taint| !choice.tolerations.iter().any(|one| one.tolerates(taint)));
+        if barred || !self.draw(given.candidate) {
+            return Ok(false);
+        }
+        if self.breaks_a_rule(given) {
+            self.put_back(given.candidate);
+            if must {
+                return refuse(format!(
+                    "claim {}, request {}: cannot add device {} because a claim constraint would not be satisfied",
+                    full_name(&self.claims[given.claim].0),
+                    own_name(request, choice),
+                    self.device_name(given.candidate),
+                ));
+            }
             return Ok(false);
         }
         self.given.push(given);
@@ -344,34 +338,41 @@ impl<'a> Allocator<'a> {
 
     fn take_back(&mut self) {
         if let Some(given) = self.given.pop() {
-            let Candidate { pool, device, .. } = self.candidates[given.candidate];
-            for counter in &device.counters {
-                *self.counter(pool, counter.set.clone(), counter.name.clone()) += counter.amount;
-            }
+            self.put_back(given.candidate);
         }
     }
 
-    fn counter(&mut self, pool: usize, set: Arc<str>, name: Arc<str>) -> &mut i64 {
-        let (inventory, of_pool) = (self.inventory, self.pools[pool].1);
-        let left = self.left[pool].get_or_insert_with(|| of_pool.left(&inventory.rows));
-        left.entry((set, name)).or_default()
+    /// What is left of the counters of a device's pool.
+    fn left(&mut self, at: usize) -> &mut FxHashMap<CounterKey, i64> {
+        let inventory = self.inventory;
+        let Site { sight, left, .. } = &mut self.sites[self.candidates[at].site];
+        left.get_or_insert_with(|| sight.left(&inventory.rows))
     }
 
-    /// Takes what a device needs of its pool's counters, if there is enough.
+    /// Takes what a device needs of its pool's counters, if there is enough of all of them: of one that claims have too
+    /// much of, there is not.
     fn draw(&mut self, at: usize) -> bool {
-        let Candidate { pool, device, .. } = self.candidates[at];
-        let mut enough = true;
-        for counter in &device.counters {
-            let left = self.counter(pool, counter.set.clone(), counter.name.clone());
-            *left -= counter.amount;
-            enough &= *left >= 0;
+        let device = self.candidates[at].device;
+        if device.counters.is_empty() {
+            return true;
         }
+        let left = self.left(at);
+        for counter in &device.counters {
+            *left.entry((counter.set.clone(), counter.name.clone())).or_default() -= counter.amount;
+        }
+        let enough = left.values().all(|left| *left >= 0);
         if !enough {
-            for counter in &device.counters {
-                *self.counter(pool, counter.set.clone(), counter.name.clone()) += counter.amount;
-            }
+            self.put_back(at);
         }
         enough
+    }
+
+    /// Gives back what a device took of its pool's counters.
+    fn put_back(&mut self, at: usize) {
+        let device = self.candidates[at].device;
+        for counter in &device.counters {
+            *self.left(at).entry((counter.set.clone(), counter.name.clone())).or_default() += counter.amount;
+        }
     }
 
     /// Whether some constraint of the claim does not hold with this device.
@@ -383,7 +384,7 @@ impl<'a> Allocator<'a> {
         };
         let value = |given: Given, name: &str| {
             let candidate = &self.candidates[given.candidate];
-            candidate.device.attribute(&self.pools[candidate.pool].0.0, name)
+            candidate.device.attribute(&self.sites[candidate.site].key.0, name)
         };
         let constraints = &self.claims[new.claim].1.constraints;
         !constraints.iter().filter(|constraint| covers(constraint, new)).all(|constraint| {
@@ -423,7 +424,7 @@ impl<'a> Allocator<'a> {
             let result = |given: &Given| {
                 let (request, choice) = self.choice(*given);
                 let candidate = &self.candidates[given.candidate];
-                let (driver, pool) = self.pools[candidate.pool].0.clone();
+                let (driver, pool) = self.sites[candidate.site].key.clone();
                 let device = candidate.device.name.clone();
                 DeviceResult { request: request.full_name(choice), driver, pool, device, admin: choice.admin }
             };
@@ -433,6 +434,11 @@ impl<'a> Allocator<'a> {
         };
         self.claims.iter().enumerate().map(plan).collect()
     }
+}
+
+/// A request as messages name it.
+fn own_name<'a>(request: &'a DeviceRequest, choice: &'a DeviceChoice) -> &'a Arc<str> {
+    if choice.name.is_empty() { &request.name } else { &choice.name }
 }
 
 /// Namespace and name as messages have them.

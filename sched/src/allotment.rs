@@ -15,7 +15,7 @@ pub(crate) struct Allotment {
     /// The nodes of each claim that has devices, where they are not all.
     bound: Vec<Vec<Term>>,
     wanted: Vec<Wanted>,
-    /// How early the choices come that claims with devices were given.
+    /// How early the choices come that claims with devices were given. It counts where others are given some.
     score: i64,
 }
 
@@ -62,7 +62,7 @@ impl Allotment {
                 && (claim.owner.is_none() || claim.owner != template.uid)
             {
                 return refuse(format!(
-                    "ResourceClaim {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
+                    "ResourceClaim {namespace}/{name} was not created for Pod {namespace}/{pod} (Pod is not owner)"
                 ));
             }
             // A claim that is named twice is allocated once.
@@ -102,7 +102,7 @@ impl Allotment {
     /// # Errors
     /// Why the node does not take the pod.
     pub fn judge(&self, state: &State, id: NodeId) -> Result<i64, Reason> {
-        self.search(state, id).map(|found| self.score + found.map_or(0, |allocator| allocator.score()))
+        self.search(state, id).map(|found| found.map_or(0, |allocator| self.score + allocator.score()))
     }
 
     /// What the claims without devices are given on a node.
@@ -244,7 +244,7 @@ mod tests {
         let generated = ClaimUse::Generated { claim: "a".into(), pod: "web-0".into() };
         assert_eq!(
             world.place(vec![generated]).1,
-            refused("ResourceClaim d/a was not created for pod d/web-0 (pod is not owner)")
+            refused("ResourceClaim d/a was not created for Pod d/web-0 (Pod is not owner)")
         );
         let lost = DeviceChoice { class: "lost".into(), ..choice("big", 1) };
         world.claim("a", Some(asking(vec![lost])));
@@ -271,7 +271,7 @@ mod tests {
             why(&mut world, with("odd")),
             Err("claim d/a: selector #0: CEL compile error: no such word.".into())
         );
-        let failed = "claim d/a: selector #0 on device gpu.com/n/gpu-0: CEL runtime error: no such key: model.";
+        let failed = "claim d/a: selector #0: CEL runtime error: no such key: model.";
         assert_eq!(why(&mut world, with("fail")), Err(failed.into()));
         assert_eq!(why(&mut world, asking(vec![choice("", 24)])), Ok("n".into()));
         world.claim("b", Some(asking(vec![choice("", 1)])));

@@ -4,7 +4,7 @@
 //! some, or the pod is gone and nobody writes about it any more. Pods with claims are placed one at a time, so no two
 //! claims are promised one device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,6 +36,8 @@ pub(crate) struct Inventory {
     /// The pool of each slice.
     slices: FxHashMap<Arc<str>, PoolKey>,
     places: Places,
+    /// Pools that concern nodes that they have no devices for.
+    faulty: BTreeSet<PoolKey>,
     pub rows: Rows,
     pub memo: Memo,
     promises: FxHashMap<Key, Promise>,
@@ -124,6 +126,7 @@ impl Inventory {
             rows.iter().for_each(|row| self.memo.forget(*row));
             self.places.count(&key, &spec.reach, 1);
             self.pools.entry(key.clone()).or_default().put(name, Some(Slice { spec, rows }));
+            self.watch(&key);
             self.slices.insert(name.clone(), key);
         }
         Events::DEVICES
@@ -142,6 +145,16 @@ impl Inventory {
         if pool.is_empty() {
             self.pools.remove(key);
         }
+        self.watch(key);
+    }
+
+    /// Notes whether a pool that changed concerns every node.
+    fn watch(&mut self, key: &PoolKey) {
+        if self.pools.get(key).is_some_and(Pool::concerns_all) {
+            self.faulty.insert(key.clone());
+        } else {
+            self.faulty.remove(key);
+        }
     }
 
     pub fn claim(&self, key: &Key) -> Option<&Arc<ResourceClaim>> {
@@ -152,9 +165,10 @@ impl Inventory {
         self.classes.get(name)
     }
 
-    /// Pools that may have devices for a node, by driver and name.
+    /// Pools that may concern a node, by driver and name.
     pub fn pools_of(&self, node: &str) -> impl Iterator<Item = (&PoolKey, &Pool)> {
-        self.places.of_node(node).into_iter().filter_map(|key| Some((key, self.pools.get(key)?)))
+        let keys = self.places.of_node(node, &self.faulty);
+        keys.into_iter().filter_map(|key| Some((key, self.pools.get(key)?)))
     }
 
     /// Whether devices were promised for a claim. Then its having them is an event: a pod waits for that.

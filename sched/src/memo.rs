@@ -92,28 +92,30 @@ impl Memo {
         }
     }
 
-    /// Whether an expression holds for the device of a row.
+    /// Whether an expression holds for a device. What is said of one is kept for its row, if it has one.
     ///
     /// # Errors
     /// Why that cannot be told.
-    pub fn matches(&self, expression: &str, row: u32, driver: &str, device: &Device) -> Result<bool, Fault> {
+    pub fn matches(&self, expression: &str, row: Option<u32>, driver: &str, device: &Device) -> Result<bool, Fault> {
         let Some(selector) = self.selectors.get(expression) else { return Err(Fault::Compile("not known".into())) };
         let compiled = match &selector.compiled {
             Ok(compiled) => compiled,
             Err(why) => return Err(Fault::Compile(why.clone())),
         };
-        let (word, shift) = place(row);
-        let column = selector.answers.get_or_init(|| self.column()).as_ref();
-        let column = column.map(|column| &column[word]);
+        let kept = row.and_then(|row| {
+            let (word, shift) = place(row);
+            let column = selector.answers.get_or_init(|| self.column()).as_ref();
+            column.map(|column| (&column[word], shift))
+        });
         // Known, and what.
-        if let Some(bits) = column.map(|column| column.load(Ordering::Relaxed) >> shift)
+        if let Some(bits) = kept.map(|(word, shift)| word.load(Ordering::Relaxed) >> shift)
             && bits & 1 != 0
         {
             return Ok(bits & 2 != 0);
         }
         let answer = compiled.matches(driver, device).map_err(Fault::Run)?;
-        if let Some(column) = column {
-            column.fetch_or((1 | u32::from(answer) << 1) << shift, Ordering::Relaxed);
+        if let Some((word, shift)) = kept {
+            word.fetch_or((1 | u32::from(answer) << 1) << shift, Ordering::Relaxed);
         }
         Ok(answer)
     }
@@ -185,19 +187,21 @@ mod tests {
         memo.hold(&b);
         memo.hold(&none);
         for _ in 0..3 {
-            assert_eq!(memo.matches("a", 17, "d", &named("a")), Ok(true));
-            assert_eq!(memo.matches("a", 16, "d", &named("x")), Ok(false));
-            assert_eq!(memo.matches("b", 17, "d", &named("a")), Ok(false));
+            assert_eq!(memo.matches("a", Some(17), "d", &named("a")), Ok(true));
+            assert_eq!(memo.matches("a", Some(16), "d", &named("x")), Ok(false));
+            assert_eq!(memo.matches("b", Some(17), "d", &named("a")), Ok(false));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 3);
         memo.forget(17);
-        assert_eq!(memo.matches("a", 17, "d", &named("z")), Ok(false), "another device in its place");
-        assert_eq!(memo.matches("a", 16, "d", &named("x")), Ok(false));
+        assert_eq!(memo.matches("a", Some(17), "d", &named("z")), Ok(false), "another device in its place");
+        assert_eq!(memo.matches("a", Some(16), "d", &named("x")), Ok(false));
         assert_eq!(asked.load(Ordering::Relaxed), 4);
-        assert_eq!(memo.matches("a", 3, "d", &named("broken")), Err(Fault::Run("no such key".into())));
-        assert_eq!(memo.matches("", 3, "d", &named("a")), Err(Fault::Compile("empty".into())));
+        assert_eq!(memo.matches("a", None, "d", &named("a")), Ok(true));
+        assert_eq!(asked.load(Ordering::Relaxed), 5);
+        assert_eq!(memo.matches("a", Some(3), "d", &named("broken")), Err(Fault::Run("no such key".into())));
+        assert_eq!(memo.matches("", Some(3), "d", &named("a")), Err(Fault::Compile("empty".into())));
         memo.drop_hold(&a);
-        assert_eq!(memo.matches("a", 17, "d", &named("z")), Ok(false));
+        assert_eq!(memo.matches("a", Some(17), "d", &named("z")), Ok(false));
         for expression in [&a, &b, &none] {
             memo.drop_hold(expression);
         }

@@ -1,6 +1,6 @@
 //! Pools of devices, as ResourceSlices publish them, and the devices' rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -99,12 +99,46 @@ pub(crate) struct Slice {
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     slices: BTreeMap<Arc<str>, Slice>,
-    /// The newest of the slices' generations: others do not count.
-    generation: i64,
-    /// All slices of the generation are there.
-    pub complete: bool,
-    /// Names are unique, and devices take of counters that there are.
-    pub valid: bool,
+    /// All slices are of one generation, complete, and all is in order: that is so for every node.
+    sound: bool,
+}
+
+/// A pool as a node sees it.
+#[derive(Debug)]
+pub(crate) struct Sight<'a> {
+    /// Slices that may have devices for the node, by name.
+    pub slices: Vec<&'a Slice>,
+    /// Slices whose counters, or whose devices that are taken, count.
+    counting: Vec<&'a Slice>,
+    /// Why nothing can be had of the pool now.
+    pub fault: Option<Fault>,
+    /// A row stands for one device: what was said of it holds for all nodes.
+    pub sound: bool,
+}
+
+/// Why nothing can be had of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Not all slices are there.
+    Incomplete,
+    /// Names are not unique, or devices take of counters that there are not.
+    Invalid,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Fault::Incomplete => "being updated",
+            Fault::Invalid => "invalid",
+        })
+    }
+}
+
+impl Slice {
+    /// Whether it says what devices share. It has no devices, then.
+    fn has_counters(&self) -> bool {
+        !self.spec.counters.is_empty()
+    }
 }
 
 impl Pool {
@@ -114,10 +148,7 @@ impl Pool {
             Some(slice) => self.slices.insert(name.clone(), slice),
             None => self.slices.remove(name),
         };
-        self.generation = self.slices.values().map(|slice| slice.spec.generation).max().unwrap_or(0);
-        let expected = self.current().next().map(|slice| slice.spec.slices);
-        self.complete = expected == Some(self.current().count() as i64);
-        self.valid = self.is_valid();
+        self.sound = self.is_sound();
         before
     }
 
@@ -125,35 +156,86 @@ impl Pool {
         self.slices.get(name)
     }
 
-    /// The slices that count, by name.
-    pub fn current(&self) -> impl Iterator<Item = &Slice> {
-        self.slices.values().filter(|slice| slice.spec.generation == self.generation)
-    }
-
     /// Whether there is no slice.
     pub fn is_empty(&self) -> bool {
         self.slices.is_empty()
     }
 
-    fn is_valid(&self) -> bool {
-        let devices = || self.current().flat_map(|slice| &slice.spec.devices);
-        let mut names: FxHashSet<&str> = FxHashSet::default();
-        let mut counters: FxHashSet<(&str, &str)> = FxHashSet::default();
-        devices().all(|device| names.insert(&device.name))
-            && self.current().flat_map(|slice| &slice.spec.counters).all(|one| counters.insert((&one.set, &one.name)))
-            && devices().flat_map(|device| &device.counters).all(|one| counters.contains(&(&*one.set, &*one.name)))
+    fn is_sound(&self) -> bool {
+        let all: Vec<&Slice> = self.slices.values().collect();
+        all.first().is_none_or(|first| {
+            all.iter().all(|slice| slice.spec.generation == first.spec.generation)
+                && all.iter().all(|slice| slice.spec.slices == all.len() as i64)
+                && is_valid(&devices_of(&all), &all)
+        })
     }
 
+    /// Whether nodes have to see it that it has no devices for: something is wrong with counters that are everybody's.
+    pub fn concerns_all(&self) -> bool {
+        !self.sound && self.slices.values().any(Slice::has_counters)
+    }
+
+    /// The pool as a node sees it that finds devices `here`. Of the slices that concern the node, and those with counters
+    /// do always, the newest generation counts; `None` where that is not the pool's newest and not all of it is there.
+    pub fn seen(&self, here: impl Fn(&ResourceSlice) -> bool) -> Option<Sight<'_>> {
+        let mut seen: Vec<&Slice> =
+            self.slices.values().filter(|slice| slice.has_counters() || here(&slice.spec)).collect();
+        if self.sound {
+            let counting = self.slices.values().collect();
+            return Some(Sight { slices: devices_of(&seen), counting, fault: None, sound: true });
+        }
+        let generation = seen.iter().map(|slice| slice.spec.generation).max()?;
+        seen.retain(|slice| slice.spec.generation == generation);
+        let expected = seen.first()?.spec.slices;
+        let slices = devices_of(&seen);
+        let mut sight = Sight { slices, counting: seen, fault: None, sound: false };
+        if sight.counting.len() as i64 != expected {
+            if self.slices.values().any(|slice| slice.spec.generation > generation) {
+                return None;
+            }
+            sight.counting = self.slices.values().filter(|slice| slice.spec.generation == generation).collect();
+        }
+        if sight.counting.len() as i64 != expected {
+            sight.fault = Some(Fault::Incomplete);
+        } else if !is_valid(&sight.slices, &sight.counting) {
+            sight.fault = Some(Fault::Invalid);
+        }
+        Some(sight)
+    }
+}
+
+/// Those of the slices that have devices.
+fn devices_of<'a>(slices: &[&'a Slice]) -> Vec<&'a Slice> {
+    slices.iter().copied().filter(|slice| !slice.has_counters()).collect()
+}
+
+/// Whether the devices that are to be given have names of their own, and those that count take of counters that there are,
+/// each set of which is said once.
+fn is_valid(given: &[&Slice], counting: &[&Slice]) -> bool {
+    let mut names: FxHashSet<&str> = FxHashSet::default();
+    let mut sets: FxHashMap<&str, usize> = FxHashMap::default();
+    let mut counters: FxHashSet<(&str, &str)> = FxHashSet::default();
+    given.iter().flat_map(|slice| &slice.spec.devices).all(|device| names.insert(&device.name))
+        && counting.iter().enumerate().all(|(at, slice)| {
+            let mut declared = slice.spec.counters.iter();
+            declared.all(|one| *sets.entry(&one.set).or_insert(at) == at && counters.insert((&one.set, &one.name)))
+        })
+        && counting
+            .iter()
+            .flat_map(|slice| &slice.spec.devices)
+            .flat_map(|device| &device.counters)
+            .all(|one| counters.contains(&(&*one.set, &*one.name)))
+}
+
+impl Sight<'_> {
     /// What claims leave of the pool's counters, in thousandths; less than nothing if they have more than there is.
     pub fn left(&self, rows: &Rows) -> FxHashMap<CounterKey, i64> {
         let mut left: FxHashMap<CounterKey, i64> = FxHashMap::default();
-        for counter in self.current().flat_map(|slice| &slice.spec.counters) {
+        for counter in self.counting.iter().flat_map(|slice| &slice.spec.counters) {
             left.insert((counter.set.clone(), counter.name.clone()), counter.amount);
         }
-        if left.is_empty() {
-            return left;
-        }
-        let devices = self.current().flat_map(|slice| slice.spec.devices.iter().zip(&slice.rows));
+        let slices = self.counting.iter().filter(|slice| !slice.has_counters());
+        let devices = slices.flat_map(|slice| slice.spec.devices.iter().zip(&slice.rows));
         for counter in devices.filter(|(_, row)| rows.is_taken(**row)).flat_map(|(device, _)| &device.counters) {
             if let Some(left) = left.get_mut(&(counter.set.clone(), counter.name.clone())) {
                 *left = left.saturating_sub(counter.amount);
@@ -193,10 +275,10 @@ impl Places {
         }
     }
 
-    /// Pools that may have devices for a node, by driver and name.
-    pub fn of_node(&self, name: &str) -> Vec<&PoolKey> {
-        let mut pools: Vec<&PoolKey> =
-            self.local.get(name).into_iter().flat_map(BTreeMap::keys).chain(self.shared.keys()).collect();
+    /// Pools that may have devices for a node, and `others`, by driver and name.
+    pub fn of_node<'a>(&'a self, name: &str, others: &'a BTreeSet<PoolKey>) -> Vec<&'a PoolKey> {
+        let local = self.local.get(name).into_iter().flat_map(BTreeMap::keys);
+        let mut pools: Vec<&PoolKey> = local.chain(self.shared.keys()).chain(others).collect();
         pools.sort_unstable();
         pools.dedup();
         pools
@@ -222,28 +304,64 @@ mod tests {
         Slice { spec, rows: vec![0; names.len()] }
     }
 
+    /// Names of the devices that a node finds among slices of this reach, and what is wrong.
+    fn sight(pool: &Pool, here: &Reach) -> Option<(Vec<String>, Option<Fault>)> {
+        let sight = pool.seen(|slice| slice.reach == *here)?;
+        let devices = sight.slices.iter().flat_map(|slice| &slice.spec.devices);
+        Some((devices.map(|device| device.name.to_string()).collect(), sight.fault))
+    }
+
+    fn there(mut slice: Slice) -> Option<Slice> {
+        slice.spec.reach = Reach::Node("there".into());
+        Some(slice)
+    }
+
     #[test]
-    fn a_pool_is_what_its_newest_generation_says() {
+    fn a_pool_is_what_the_newest_generation_that_concerns_a_node_says() {
         let mut pool = Pool::default();
-        let names = |pool: &Pool| -> Vec<String> {
-            pool.current().flat_map(|slice| &slice.spec.devices).map(|device| device.name.to_string()).collect()
-        };
+        let here = |pool: &Pool| sight(pool, &Reach::AllNodes);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         pool.put(&"a".into(), Some(slice(1, 1, &["x"])));
-        assert!(pool.complete && pool.valid);
-        pool.put(&"b".into(), Some(slice(2, 2, &["y"])));
-        assert_eq!((names(&pool), pool.complete), (vec!["y".to_string()], false));
+        assert_eq!(here(&pool), Some((names(&["x"]), None)));
+        pool.put(&"b".into(), there(slice(2, 2, &["y"])));
+        assert_eq!(here(&pool), Some((names(&["x"]), None)), "all of the older one is here");
+        assert_eq!(sight(&pool, &Reach::Node("there".into())), Some((names(&["y"]), Some(Fault::Incomplete))));
+        assert_eq!(sight(&pool, &Reach::Nowhere), None, "no slice concerns the node");
+        pool.put(&"a".into(), Some(slice(1, 2, &["x"])));
+        assert_eq!(here(&pool), None, "not all of the older one is here");
         pool.put(&"a".into(), Some(slice(2, 2, &["y"])));
-        assert_eq!((pool.complete, pool.valid), (true, false), "a name twice");
-        pool.put(&"a".into(), Some(slice(2, 2, &["z"])));
-        assert!(pool.valid);
-        let mut taking = slice(2, 2, &["z"]);
-        taking.spec.devices[0].counters.push(Counter { set: "s".into(), name: "c".into(), amount: 1 });
-        pool.put(&"a".into(), Some(taking));
-        assert!(!pool.valid, "of a counter that there is not");
-        pool.put(&"b".into(), None);
-        assert!(!pool.complete);
-        pool.put(&"a".into(), None);
-        assert!(pool.is_empty() && !pool.complete);
+        assert_eq!(here(&pool), Some((names(&["y"]), None)), "its namesake is elsewhere");
+        pool.put(&"b".into(), Some(slice(2, 2, &["y"])));
+        assert_eq!(here(&pool), Some((names(&["y", "y"]), Some(Fault::Invalid))));
+    }
+
+    #[test]
+    fn counters_are_everybodys() {
+        let mut pool = Pool::default();
+        let counter = |set: &str, name: &str| Counter { set: set.into(), name: name.into(), amount: 4 };
+        let mut counting = |name: &str, slices: i64, counters: &[Counter]| {
+            let mut slice = slice(1, slices, &[]);
+            slice.spec.counters = counters.to_vec();
+            pool.put(&name.into(), there(slice));
+            (sight(&pool, &Reach::AllNodes), pool.concerns_all())
+        };
+        assert_eq!(counting("a", 1, &[counter("s", "c"), counter("s", "d")]), (Some((vec![], None)), false));
+        assert_eq!(counting("a", 2, &[counter("s", "c")]), (Some((vec![], Some(Fault::Incomplete))), true));
+        let twice = (Some((vec![], Some(Fault::Invalid))), true);
+        assert_eq!(counting("b", 2, &[counter("s", "d")]), twice, "a set is said twice");
+        assert_eq!(counting("b", 2, &[counter("t", "c")]), (Some((vec![], None)), false));
+        let mut taking = slice(1, 2, &["x"]);
+        taking.spec.devices[0].counters.push(counter("s", "c"));
+        pool.put(&"b".into(), there(taking));
+        assert!(pool.seen(|_| false).is_some_and(|sight| sight.fault.is_none()));
+        let mut taking = slice(1, 2, &["x"]);
+        taking.spec.devices[0].counters.push(counter("s", "d"));
+        pool.put(&"b".into(), there(taking));
+        assert_eq!(
+            sight(&pool, &Reach::AllNodes),
+            Some((vec![], Some(Fault::Invalid))),
+            "of a counter that there is not"
+        );
     }
 
     #[test]

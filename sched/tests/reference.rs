@@ -155,12 +155,18 @@ impl Pair {
     fn change_devices(&mut self, rng: &mut StdRng) {
         for _ in 0..rng.random_range(1..4) {
             let name: Arc<str> = format!("slice-{}", rng.random_range(0..10)).into();
-            let slice = rng.random_bool(0.8).then(|| gear::slice(rng));
-            self.core.set_resource_slice(&name, slice.clone());
-            match slice {
-                Some(slice) => self.naive.gear.slices.insert(name, slice),
-                None => self.naive.gear.slices.remove(&name),
-            };
+            if rng.random_bool(0.8) {
+                self.naive.gear.slices.insert(name, gear::slice(rng));
+            } else {
+                self.core.set_resource_slice(&name, None);
+                self.naive.gear.slices.remove(&name);
+            }
+        }
+        if rng.random_bool(0.8) {
+            gear::count(rng, &mut self.naive.gear.slices);
+        }
+        for (name, slice) in &self.naive.gear.slices {
+            self.core.set_resource_slice(name, Some(slice.clone()));
         }
         let (namespace, at) = (pick(rng, &gear::NAMESPACES).into(), rng.random_range(0..6));
         let key: disks::Key = (namespace, format!("claim-{at}").into());
@@ -213,6 +219,19 @@ fn equipped(rng: &mut StdRng, roomy: bool, plain: bool) -> Arc<PodTemplate> {
     }
     gear::equip(rng, &mut template);
     Arc::new(template)
+}
+
+/// Takes everything about devices from a cluster.
+fn forget(gear: &Gear, cluster: &mut Cluster) {
+    for name in gear.slices.keys() {
+        cluster.set_resource_slice(name, None);
+    }
+    for name in gear.classes.keys() {
+        cluster.set_device_class(name, None);
+    }
+    for (namespace, name) in gear.claims.keys() {
+        cluster.set_resource_claim(namespace, name, None);
+    }
 }
 
 fn run(seed: u64, steps: usize) {
@@ -328,7 +347,7 @@ fn run(seed: u64, steps: usize) {
     }
     assert_eq!(pair.core.pods(), 0);
     assert!(pair.core.promises_nothing());
-    pair.naive.gear.forget(&mut pair.core);
+    forget(&pair.naive.gear, &mut pair.core);
     assert_eq!(pair.core.devices(), (0, 0));
     for node in &pair.naive.nodes {
         let usage = pair.core.usage(pair.core.node(&node.name).expect("present"));

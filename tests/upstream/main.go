@@ -8,10 +8,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
 	v1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -47,8 +49,10 @@ type snapshot struct {
 type answer struct {
 	// Weighted scores by node and plugin.
 	Feasible map[string]map[string]int64 `json:"feasible"`
-	// What the first filter that rejects a node says.
+	// What the first filter that rejects a node, or fails there, says.
 	Rejected map[string][]string `json:"rejected"`
+	// What the claims that have no devices are given on each feasible node, by claim.
+	Devices map[string]map[string]*resourceapi.AllocationResult `json:"devices"`
 	// Why no node was looked at.
 	Refused string `json:"refused"`
 }
@@ -98,7 +102,11 @@ func check(ctx context.Context, s *snapshot) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &answer{Feasible: map[string]map[string]int64{}, Rejected: map[string][]string{}}
+	result := &answer{
+		Feasible: map[string]map[string]int64{},
+		Rejected: map[string][]string{},
+		Devices:  map[string]map[string]*resourceapi.AllocationResult{},
+	}
 	state := framework.NewCycleState()
 	only, status, _ := scheduler.RunPreFilterPlugins(ctx, state, s.Pod)
 	if status.IsRejected() {
@@ -120,6 +128,9 @@ func check(ctx context.Context, s *snapshot) (*answer, error) {
 			continue
 		}
 		switch status := scheduler.RunFilterPlugins(ctx, state, s.Pod, node); {
+		case status.Code() == fwk.Error && status.Plugin() == dynamicresources.Name:
+			// Without the name of the plugin.
+			result.Rejected[name] = []string{errors.Unwrap(status.AsError()).Error()}
 		case status.Code() == fwk.Error:
 			return nil, status.AsError()
 		case status.IsSuccess():
@@ -143,8 +154,38 @@ func check(ctx context.Context, s *snapshot) (*answer, error) {
 		for _, score := range node.Scores {
 			result.Feasible[node.Name][score.Name] = score.Score
 		}
+		if len(s.Pod.Spec.ResourceClaims) == 0 {
+			continue
+		}
+		if result.Devices[node.Name], err = devices(ctx, scheduler, state, s.Pod, node.Name); err != nil {
+			return nil, err
+		}
 	}
 	return result, nil
+}
+
+// devices returns what the claims of a pod would be given on a node.
+func devices(ctx context.Context, scheduler framework.Framework, state fwk.CycleState, pod *v1.Pod, node string) (map[string]*resourceapi.AllocationResult, error) {
+	if status := scheduler.RunReservePluginsReserve(ctx, state, pod, node); !status.IsSuccess() {
+		return nil, status.AsError()
+	}
+	defer scheduler.RunReservePluginsUnreserve(ctx, state, pod, node)
+	given := map[string]*resourceapi.AllocationResult{}
+	tracker := scheduler.SharedDRAManager().ResourceClaims()
+	claims, err := tracker.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, claim := range claims {
+		if allocation := tracker.GetPendingAllocation(claim.UID); allocation != nil {
+			for i := range allocation.Devices.Results {
+				// They are the request's.
+				allocation.Devices.Results[i].Tolerations = nil
+			}
+			given[claim.Name] = allocation
+		}
+	}
+	return given, nil
 }
 
 func run() error {

@@ -18,7 +18,7 @@ use crate::random::pick;
 pub const NAMESPACES: [&str; 3] = ["shop", "bank", "farm"];
 const MODEL: &str = "gpu.com/model";
 
-/// `model=VALUE`, or `not model=VALUE`.
+/// `model=VALUE`, or `not model=VALUE`; `must model=VALUE` fails on a device without a model.
 #[derive(Debug)]
 pub struct Words;
 
@@ -26,19 +26,24 @@ pub struct Words;
 struct Sentence {
     value: Attribute,
     wanted: bool,
+    must: bool,
 }
 
 impl SelectorLanguage for Words {
     fn compile(&self, expression: &str) -> Result<Box<dyn DeviceSelector>, String> {
-        let (wanted, rest) = expression.strip_prefix("not ").map_or((true, expression), |rest| (false, rest));
+        let (word, rest) = expression.split_once(' ').unwrap_or(("", expression));
         let value = rest.strip_prefix("model=").ok_or("no such word")?;
-        Ok(Box::new(Sentence { value: Attribute::Text(value.into()), wanted }))
+        Ok(Box::new(Sentence { value: Attribute::Text(value.into()), wanted: word != "not", must: word == "must" }))
     }
 }
 
 impl DeviceSelector for Sentence {
     fn matches(&self, driver: &str, device: &Device) -> Result<bool, String> {
-        Ok((device.attribute(driver, MODEL) == Some(&self.value)) == self.wanted)
+        let model = device.attribute(driver, MODEL);
+        if self.must && model.is_none() {
+            return Err("no such key: model".into());
+        }
+        Ok((model == Some(&self.value)) == self.wanted)
     }
 }
 
@@ -99,25 +104,16 @@ fn device(rng: &mut StdRng, name: &str) -> Device {
     device
 }
 
+/// One of two counters that devices share.
+fn counter(rng: &mut StdRng, amount: i64) -> Counter {
+    Counter { set: "memory".into(), name: pick(rng, &["slots", "slots", "lanes"]).into(), amount: 1000 * amount }
+}
+
 /// Few pools, so that slices share them; a name in a pool may be there twice.
 pub fn slice(rng: &mut StdRng) -> ResourceSlice {
     let per_device = rng.random_bool(0.15);
-    let counted = rng.random_bool(0.2);
-    let slices = pick(rng, &[1, 1, 1, 1, 1, 2]);
-    let mut devices: Vec<Device> = Vec::new();
-    for at in 0..rng.random_range(1..5) {
-        let name = format!("gpu-{}", if rng.random_bool(0.05) { 0 } else { at });
-        let mut device = device(rng, &name);
-        device.reach = per_device.then(|| reach(rng));
-        if counted {
-            let amount = rng.random_range(1..4);
-            device.counters.push(Counter { set: "memory".into(), name: "slots".into(), amount });
-        }
-        devices.push(device);
-    }
     let reach = if per_device { Reach::PerDevice } else { reach(rng) };
-    let has = counted && rng.random_bool(0.95);
-    ResourceSlice {
+    let mut slice = ResourceSlice {
         driver: pick(rng, &["gpu.com", "gpu.com", "gpu.com", "nic.com"]).into(),
         // A node's pool has its name, as drivers do it.
         pool: match &reach {
@@ -125,11 +121,43 @@ pub fn slice(rng: &mut StdRng) -> ResourceSlice {
             _ => pick(rng, &["pool-0", "pool-1"]).into(),
         },
         generation: pick(rng, &[1, 1, 1, 1, 2]),
-        slices,
+        slices: 1,
         reach,
-        devices,
-        counters: if has { vec![Counter { set: "memory".into(), name: "slots".into(), amount: 4 }] } else { vec![] },
+        devices: Vec::new(),
+        counters: Vec::new(),
+    };
+    // One driver shares counters among devices, all of the first generation.
+    let counted = &*slice.driver == "gpu.com" && rng.random_bool(0.35);
+    if counted {
+        slice.generation = 1;
     }
+    if counted && rng.random_bool(0.45) {
+        slice.reach = if per_device { Reach::AllNodes } else { slice.reach };
+        for name in ["slots", "lanes"] {
+            slice.counters.push(Counter { set: "memory".into(), name: name.into(), amount: 4000 });
+        }
+        return slice;
+    }
+    for at in 0..rng.random_range(1..5) {
+        let name = format!("gpu-{}", if rng.random_bool(0.05) { 0 } else { at });
+        let mut device = device(rng, &name);
+        device.reach = per_device.then(|| self::reach(rng));
+        if counted {
+            let amount = rng.random_range(1..4);
+            device.counters.push(counter(rng, amount));
+        }
+        slice.devices.push(device);
+    }
+    slice
+}
+
+/// How many slices the pools say that they have: mostly as many as there are.
+pub fn count(rng: &mut StdRng, slices: &mut BTreeMap<Arc<str>, ResourceSlice>) {
+    let mut counts: BTreeMap<(Arc<str>, Arc<str>, i64), i64> = BTreeMap::new();
+    let key = |slice: &ResourceSlice| (slice.driver.clone(), slice.pool.clone(), slice.generation);
+    slices.values().for_each(|slice| *counts.entry(key(slice)).or_default() += 1);
+    counts.values_mut().for_each(|count| *count += i64::from(rng.random_bool(0.1)));
+    slices.values_mut().for_each(|slice| slice.slices = counts[&key(slice)]);
 }
 
 fn choice(rng: &mut StdRng, name: &str) -> DeviceChoice {
@@ -221,6 +249,7 @@ impl Gear {
         for at in 0..rng.random_range(2..10) {
             gear.slices.insert(format!("slice-{at}").into(), slice(rng));
         }
+        count(rng, &mut gear.slices);
         for namespace in NAMESPACES {
             for at in 0..6 {
                 if rng.random_bool(0.95) {
@@ -243,19 +272,6 @@ impl Gear {
         }
         for ((namespace, name), one) in &self.claims {
             cluster.set_resource_claim(namespace, name, Some(one.clone()));
-        }
-    }
-
-    /// Takes everything from a cluster.
-    pub fn forget(&self, cluster: &mut Cluster) {
-        for name in self.slices.keys() {
-            cluster.set_resource_slice(name, None);
-        }
-        for name in self.classes.keys() {
-            cluster.set_device_class(name, None);
-        }
-        for (namespace, name) in self.claims.keys() {
-            cluster.set_resource_claim(namespace, name, None);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The reference for devices: every combination tried, every device and counter looked up anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kelson_sched::{
-    Allocation, Amount, ClaimUse, Device, DeviceChoice, DevicePlan, DeviceRequest, DeviceResult, DeviceRule, Filter,
-    NodeSelectorTerm, NodeSpec, Operator, PodTemplate, Reach, Requirement, ResourceClaim, ResourceSlice,
+    Allocation, Amount, ClaimUse, Counter, Device, DeviceChoice, DevicePlan, DeviceRequest, DeviceResult, DeviceRule,
+    Filter, NodeSelectorTerm, NodeSpec, Operator, PodTemplate, Reach, Requirement, ResourceClaim, ResourceSlice,
     SelectorLanguage,
 };
 
@@ -20,6 +21,8 @@ struct Usable<'a> {
     id: Id,
     device: &'a Device,
     reach: &'a Reach,
+    /// The slices of its pool whose counters, and whose devices that are taken, count.
+    counting: Rc<Vec<&'a ResourceSlice>>,
 }
 
 /// A device that a request of a claim gets.
@@ -84,6 +87,40 @@ fn combinations(all: &[usize], count: usize) -> Vec<Vec<usize>> {
     found
 }
 
+/// Slices of a pool.
+type Slices<'a> = Vec<&'a ResourceSlice>;
+
+/// What a node sees of a pool: slices with devices, and slices that count; or why it cannot be used.
+fn sight<'a>(pool: &[&'a ResourceSlice], node: &NodeSpec) -> Option<Result<(Slices<'a>, Slices<'a>), &'static str>> {
+    let concerns = |slice: &ResourceSlice| {
+        let some_device =
+            || slice.devices.iter().any(|one| one.reach.as_ref().is_some_and(|reach| reaches(reach, node)));
+        !slice.counters.is_empty() || reaches(&slice.reach, node) || slice.reach == Reach::PerDevice && some_device()
+    };
+    let newest = pool.iter().filter(|slice| concerns(slice)).map(|slice| slice.generation).max()?;
+    let of_generation: Slices<'a> = pool.iter().copied().filter(|slice| slice.generation == newest).collect();
+    let concerned: Slices<'a> = of_generation.iter().copied().filter(|slice| concerns(slice)).collect();
+    let expected = concerned[0].slices as usize;
+    let counting = if concerned.len() == expected { concerned.clone() } else { of_generation };
+    if concerned.len() != expected && pool.iter().any(|slice| slice.generation > newest) {
+        return None;
+    }
+    if counting.len() != expected {
+        return Some(Err("being updated"));
+    }
+    let devices: Slices<'a> = concerned.into_iter().filter(|slice| slice.counters.is_empty()).collect();
+    let names: Vec<&Arc<str>> = devices.iter().flat_map(|slice| &slice.devices).map(|one| &one.name).collect();
+    let names_are_unique = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let sets: Vec<&Arc<str>> = counting.iter().filter_map(|slice| Some(&slice.counters.first()?.set)).collect();
+    let sets_are_unique = sets.iter().collect::<BTreeSet<_>>().len() == sets.len();
+    let known = |taken: &Counter| {
+        let mut all = counting.iter().flat_map(|slice| &slice.counters);
+        all.any(|one| one.set == taken.set && one.name == taken.name)
+    };
+    let known = counting.iter().flat_map(|slice| &slice.devices).flat_map(|device| &device.counters).all(known);
+    Some(if names_are_unique && sets_are_unique && known { Ok((devices, counting)) } else { Err("invalid") })
+}
+
 impl Naive {
     fn uses_devices(&self, pod: &PodTemplate) -> bool {
         self.profile(pod).filters.contains(Filter::DynamicResources)
@@ -132,7 +169,7 @@ impl Naive {
                 Some(claim) if claim.terminating => return Some(format!("resourceclaim \"{name}\" is being deleted")),
                 Some(claim) if owned && claim.owner != pod.uid => {
                     return Some(format!(
-                        "ResourceClaim {namespace}/{name} was not created for pod {namespace}/web-0 (pod is not owner)"
+                        "ResourceClaim {namespace}/{name} was not created for Pod {namespace}/web-0 (Pod is not owner)"
                     ));
                 }
                 Some(_) => {}
@@ -161,52 +198,29 @@ impl Naive {
         devices.map(|one| (one.driver.clone(), one.pool.clone(), one.device.clone())).collect()
     }
 
-    fn current(&self, driver: &str, pool: &str) -> Vec<&ResourceSlice> {
-        let of_pool = || self.gear.slices.values().filter(|slice| (&*slice.driver, &*slice.pool) == (driver, pool));
-        let newest = of_pool().map(|slice| slice.generation).max();
-        of_pool().filter(|slice| Some(slice.generation) == newest).collect()
-    }
-
     /// What a node finds: devices in order, pools that change, pools that are wrong.
     fn usable(&self, node: &NodeSpec) -> (Vec<Usable<'_>>, Vec<(String, &'static str)>) {
         let mut usable = Vec::new();
         let mut useless = Vec::new();
-        let pools: BTreeMap<(Arc<str>, Arc<str>), ()> =
-            self.gear.slices.values().map(|slice| ((slice.driver.clone(), slice.pool.clone()), ())).collect();
-        for ((driver, pool), ()) in pools {
-            let slices = self.current(&driver, &pool);
-            let mut here = Vec::new();
-            for slice in &slices {
-                for device in &slice.devices {
-                    let reach = if slice.reach == Reach::PerDevice {
-                        device.reach.as_ref().expect("each says it")
-                    } else {
-                        &slice.reach
-                    };
-                    if reaches(reach, node) {
-                        let id = (driver.clone(), pool.clone(), device.name.clone());
-                        here.push(Usable { id, device, reach });
+        let pools: BTreeSet<(Arc<str>, Arc<str>)> =
+            self.gear.slices.values().map(|slice| (slice.driver.clone(), slice.pool.clone())).collect();
+        for (driver, pool) in pools {
+            let of_pool: Vec<&ResourceSlice> =
+                self.gear.slices.values().filter(|slice| slice.driver == driver && slice.pool == pool).collect();
+            match sight(&of_pool, node) {
+                None => {}
+                Some(Err(why)) => useless.push((format!("{driver}/{pool}"), why)),
+                Some(Ok((slices, counting))) => {
+                    let counting = Rc::new(counting);
+                    for (slice, device) in slices.iter().flat_map(|slice| slice.devices.iter().map(|one| (*slice, one)))
+                    {
+                        let reach = device.reach.as_ref().unwrap_or(&slice.reach);
+                        if reaches(reach, node) {
+                            let id = (driver.clone(), pool.clone(), device.name.clone());
+                            usable.push(Usable { id, device, reach, counting: counting.clone() });
+                        }
                     }
                 }
-            }
-            let mut names: Vec<&Arc<str>> =
-                slices.iter().flat_map(|slice| &slice.devices).map(|device| &device.name).collect();
-            names.sort();
-            let all = names.len();
-            names.dedup();
-            let sets = slices.iter().filter(|slice| !slice.counters.is_empty()).count();
-            let counted = slices.iter().flat_map(|slice| &slice.devices).any(|device| !device.counters.is_empty());
-            let wrong = names.len() < all || sets > 1 || counted && sets == 0;
-            if slices[0].slices != slices.len() as i64 {
-                if !here.is_empty() {
-                    useless.push((format!("{driver}/{pool}"), "being updated"));
-                }
-            } else if wrong {
-                if !here.is_empty() {
-                    useless.push((format!("{driver}/{pool}"), "invalid"));
-                }
-            } else {
-                usable.extend(here);
             }
         }
         (usable, useless)
@@ -218,8 +232,8 @@ impl Naive {
         !usable.device.unsupported && all.into_iter().all(|text| holds(text).expect("no error"))
     }
 
-    /// Whether these may be given together.
-    fn is_possible(&self, claims: &[(Key, &ResourceClaim)], picks: &[Pick<'_>]) -> bool {
+    /// Whether these may be given together, but for constraints.
+    fn is_possible(&self, picks: &[Pick<'_>]) -> bool {
         let taken = self.taken();
         for (at, pick) in picks.iter().enumerate() {
             let same = |other: &Pick<'_>| other.usable.id == pick.usable.id;
@@ -239,23 +253,20 @@ impl Naive {
                 return false;
             }
         }
-        // Four slots in each pool that counts.
-        let mut slots: BTreeMap<(Arc<str>, Arc<str>), i64> = BTreeMap::new();
-        for pick in picks.iter().filter(|pick| !pick.usable.device.counters.is_empty()) {
+        picks.iter().filter(|pick| !pick.usable.device.counters.is_empty()).all(|pick| {
             let (driver, pool, _) = &pick.usable.id;
-            let used = |(driver, pool): (&Arc<str>, &Arc<str>)| {
-                let devices = self.current(driver, pool).into_iter().flat_map(|slice| &slice.devices);
-                let theirs =
-                    devices.filter(|device| taken.contains(&(driver.clone(), pool.clone(), device.name.clone())));
-                theirs.flat_map(|device| &device.counters).map(|one| one.amount).sum::<i64>()
-            };
-            let sum = slots.entry((driver.clone(), pool.clone())).or_insert_with(|| used((driver, pool)));
-            *sum += pick.usable.device.counters.iter().map(|one| one.amount).sum::<i64>();
-            if *sum > 4 {
-                return false;
-            }
-        }
-        rules_hold(claims, picks)
+            let counting = &pick.usable.counting;
+            let theirs = counting.iter().filter(|slice| slice.counters.is_empty()).flat_map(|slice| &slice.devices);
+            let theirs = theirs.filter(|one| taken.contains(&(driver.clone(), pool.clone(), one.name.clone())));
+            let of_pool = |other: &&Pick<'_>| other.usable.id.0 == *driver && other.usable.id.1 == *pool;
+            let ours = picks.iter().filter(of_pool).map(|other| other.usable.device);
+            let takers: Vec<&Device> = theirs.chain(ours).collect();
+            counting.iter().flat_map(|slice| &slice.counters).all(|there| {
+                let used = takers.iter().flat_map(|device| &device.counters);
+                let used = used.filter(|one| one.set == there.set && one.name == there.name);
+                used.map(|one| one.amount).sum::<i64>() <= there.amount
+            })
+        })
     }
 
     /// The first solution, if there is one.
@@ -281,30 +292,25 @@ impl Naive {
                     // A constraint that keeps one of them away is an error, unless something else did before.
                     for end in 1..=good.len() {
                         let all: Vec<Pick<'_>> = picks.iter().cloned().chain(good[..end].iter().map(pick)).collect();
-                        if self.is_possible(claims, &all) {
-                            continue;
+                        if !self.is_possible(&all) {
+                            break;
                         }
-                        let last = &all[all.len() - 1];
-                        let taken = !last.choice().admin && self.taken().contains(&last.usable.id)
-                            || all[..all.len() - 1].iter().any(|other| {
-                                other.usable.id == last.usable.id && (!last.choice().admin || other.claim == claim)
-                            });
-                        let (driver, pool, device) = &last.usable.id;
-                        let asked = if way.name.is_empty() { &asked.name } else { &way.name };
-                        if !taken && !rules_hold(claims, &all) {
+                        if !rules_hold(claims, &all) {
+                            let (driver, pool, device) = &all[all.len() - 1].usable.id;
+                            let asked = if way.name.is_empty() { &asked.name } else { &way.name };
                             return Err(format!(
                                 "claim {namespace}/{name}, request {asked}: cannot add device {driver}/{pool}/{device} \
                                  because a claim constraint would not be satisfied"
                             ));
                         }
-                        break;
                     }
                     vec![good.clone()]
                 }
             };
             for combination in tries {
                 let all: Vec<Pick<'_>> = picks.iter().cloned().chain(combination.iter().map(pick)).collect();
-                if self.is_possible(claims, &all)
+                if self.is_possible(&all)
+                    && rules_hold(claims, &all)
                     && let Some(found) = self.solve(claims, usable, &all, claim, request + 1)?
                 {
                     return Ok(Some(found));
@@ -347,7 +353,8 @@ impl Naive {
                 plan.push((name.clone(), Allocation { devices: devices.collect(), nodes }));
             }
         }
-        for (_, claim) in &claims {
+        // Where nothing is to be given, all nodes are worth the same.
+        for (_, claim) in claims.iter().filter(|_| !open.is_empty()) {
             let planned = plan.iter().zip(&open).find(|(_, (_, open))| std::ptr::eq(*open, *claim));
             let given = claim.allocation.as_ref().or(planned.map(|((_, allocation), _)| allocation));
             for request in &claim.requests {

@@ -1,14 +1,18 @@
-//! Nodes and pods as the API writes them.
+//! Nodes, pods and what they use as the API writes them.
+
+mod gear;
 
 use std::sync::Arc;
 
 use kelson_sched::{
     AccessModes, Disk, Effect, Filter, FitStrategy, LabelSelector, NodeSelectorTerm, NodeSpec, Operator, PodTemplate,
-    PodTerm, Profile, Protocol, Requirement, TolerationOperator, Volume, VolumeClaim, VolumeUse,
+    PodTerm, Profile, Protocol, Requirement, Taint, Toleration, TolerationOperator, Volume, VolumeClaim, VolumeUse,
 };
 use serde_json::{Map, Value, json};
 
 use crate::random::disks::{Disks, Key};
+
+pub use gear::{allocation, gear};
 
 fn operator(operator: Operator) -> &'static str {
     match operator {
@@ -36,8 +40,10 @@ fn label_selector(selector: &Option<LabelSelector>) -> Value {
 }
 
 fn node_term(term: &NodeSelectorTerm) -> Value {
-    let list = |of: &[Requirement]| of.iter().map(requirement).collect::<Vec<_>>();
-    json!({ "matchExpressions": list(&term.expressions), "matchFields": list(&term.fields) })
+    let lists = [("matchExpressions", &term.expressions), ("matchFields", &term.fields)];
+    let some = lists.iter().filter(|(_, list)| !list.is_empty());
+    let list = |list: &[Requirement]| list.iter().map(requirement).collect::<Vec<_>>();
+    some.map(|(name, requirements)| (name.to_string(), json!(list(requirements)))).collect::<Map<_, _>>().into()
 }
 
 fn pod_term(term: &PodTerm) -> Value {
@@ -117,22 +123,16 @@ pub fn pod(name: &str, template: &PodTemplate, node: Option<&str>, terminating: 
             "nodeTaintsPolicy": policy(one.honor_taints),
         })
     });
-    let tolerations = template.tolerations.iter().map(|one| {
-        let exists = one.operator == TolerationOperator::Exists;
-        json!({
-            "key": one.key,
-            "operator": if exists { "Exists" } else { "Equal" },
-            "value": if exists { "" } else { &*one.value },
-            "effect": one.effect.map_or("", effect),
-        })
-    });
+    let uid = template.uid.as_deref().filter(|_| node.is_none()).unwrap_or(name);
+    let (claims, given): (Vec<Value>, Vec<Option<Value>>) = template.claims.iter().enumerate().map(gear::used).unzip();
     let mut pod = json!({
-        "metadata": { "name": name, "namespace": &*template.namespace, "uid": name, "labels": pairs(&template.labels) },
+        "metadata": { "name": name, "namespace": &*template.namespace, "uid": uid, "labels": pairs(&template.labels) },
         "spec": {
             "nodeName": node.or(template.node_name.as_deref()).unwrap_or(""),
             "nodeSelector": pairs(&template.node_selector),
             "containers": containers(template),
-            "tolerations": tolerations.collect::<Vec<_>>(),
+            "tolerations": template.tolerations.iter().map(toleration).collect::<Vec<_>>(),
+            "resourceClaims": claims,
             "volumes": template.volumes.iter().enumerate().map(|(at, one)| named(at, volume(one))).collect::<Vec<_>>(),
             "topologySpreadConstraints": spread.collect::<Vec<_>>(),
             "affinity": {
@@ -150,11 +150,26 @@ pub fn pod(name: &str, template: &PodTemplate, node: Option<&str>, terminating: 
                 },
             },
         },
+        "status": { "resourceClaimStatuses": given.into_iter().flatten().collect::<Vec<_>>() },
     });
     if terminating {
         pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
     pod
+}
+
+fn toleration(one: &Toleration) -> Value {
+    let exists = one.operator == TolerationOperator::Exists;
+    json!({
+        "key": one.key,
+        "operator": if exists { "Exists" } else { "Equal" },
+        "value": if exists { "" } else { &*one.value },
+        "effect": one.effect.map_or("", effect),
+    })
+}
+
+fn taint(one: &Taint) -> Value {
+    json!({ "key": one.key, "value": one.value, "effect": effect(one.effect) })
 }
 
 pub fn node(spec: &NodeSpec) -> Value {
@@ -166,7 +181,6 @@ pub fn node(spec: &NodeSpec) -> Value {
         ("pods".to_string(), json!(spec.pods.to_string())),
     ]);
     allocatable.extend(has.extended.iter().map(|(name, amount)| (name.to_string(), json!(amount.to_string()))));
-    let taint = |one: &kelson_sched::Taint| json!({ "key": one.key, "value": one.value, "effect": effect(one.effect) });
     let image = |(name, size): &(Arc<str>, i64)| json!({ "names": [&**name], "sizeBytes": size });
     json!({
         "metadata": { "name": &*spec.name, "labels": pairs(&spec.labels) },
@@ -327,6 +341,8 @@ pub fn disks(disks: &Disks) -> Vec<Value> {
 /// A profile, as a configuration file writes it.
 pub fn profile(profile: &Profile) -> Value {
     let weights = &profile.weights;
+    // Its score is nothing without its filter.
+    let devices = profile.filters.contains(Filter::DynamicResources);
     let scores = [
         ("NodeResourcesFit", weights.fit),
         ("NodeResourcesBalancedAllocation", weights.balanced_allocation),
@@ -335,6 +351,7 @@ pub fn profile(profile: &Profile) -> Value {
         ("NodeAffinity", weights.node_affinity),
         ("PodTopologySpread", weights.topology_spread),
         ("InterPodAffinity", weights.pod_affinity),
+        ("DynamicResources", if devices { weights.dynamic_resources } else { 0 }),
     ];
     let weighted = scores.iter().filter(|(_, weight)| *weight != 0);
     let enabled: Vec<Value> = weighted.map(|(name, weight)| json!({ "name": name, "weight": weight })).collect();
@@ -367,7 +384,8 @@ pub fn profile(profile: &Profile) -> Value {
         "plugins": {
             "preFilter": { "disabled": off },
             "filter": { "disabled": off },
-            "preScore": { "disabled": [{ "name": "*" }], "enabled": enabled.iter().filter(|one| one["name"] != "ImageLocality").map(|one| json!({ "name": one["name"] })).collect::<Vec<_>>() },
+            "reserve": { "disabled": off },
+            "preScore": { "disabled": [{ "name": "*" }], "enabled": enabled.iter().filter(|one| one["name"] != "ImageLocality" && one["name"] != "DynamicResources").map(|one| json!({ "name": one["name"] })).collect::<Vec<_>>() },
             "score": { "disabled": [{ "name": "*" }], "enabled": enabled },
         },
         "pluginConfig": [

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     if let Some((_, flags)) = arguments.split_first().filter(|(first, _)| *first == "store") {
         return store::main(&program, flags);
     }
+    end_with_the_reader();
     match start(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -44,6 +45,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends in silence, as other programs do, where nobody reads the output to its end (`kelson bench ... | head`).
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
 }
 
 fn start(cli: Cli) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::constraint::{LabelSelector, Pairs, PodTerm};
 use crate::intern::Symbol;
 use crate::ledger::NodeId;
 use crate::near::NearMap;
+use crate::presence::Presences;
 
 /// Index of a tally, valid while somebody holds it.
 pub(crate) type TallyId = u32;
@@ -122,18 +123,11 @@ struct Tally {
     holds: u32,
 }
 
-/// Pods of one kind on one node.
-#[derive(Clone, Copy, Debug, Default)]
-struct Presence {
-    all: u32,
-    live: u32,
-}
-
 #[derive(Debug)]
 pub(crate) struct Profile {
     namespace: Arc<str>,
     labels: Pairs,
-    on: NearMap<NodeId, Presence>,
+    on: Presences,
     queries: Vec<TallyId>,
     /// Terms of other pods that select these.
     terms: Vec<TallyId>,
@@ -180,7 +174,7 @@ impl Census {
         let mut profile = Profile {
             namespace: namespace.clone(),
             labels: labels.clone(),
-            on: NearMap::default(),
+            on: Presences::default(),
             queries: Vec::new(),
             terms: Vec::new(),
             epoch: 0,
@@ -254,10 +248,10 @@ impl Census {
             match &*tally.what {
                 What::Query(query) => {
                     profile.queries.push(id);
-                    for (node, presence) in &profile.on {
+                    for (node, presence) in profile.on.sums() {
                         let count = if matches!(query, Query::Live { .. }) { presence.live } else { presence.all };
                         if count > 0 {
-                            *tally.counts.entry(*node).or_default() += count;
+                            *tally.counts.entry(node).or_default() += count;
                         }
                     }
                 }
@@ -332,23 +326,11 @@ impl Census {
         !affected.is_empty()
     }
 
-    /// Whether a pod of this profile is on a node.
-    pub fn is_on(&self, profile: ProfileId, node: NodeId) -> bool {
-        self.profiles[profile as usize].as_ref().is_some_and(|profile| profile.on.contains_key(&node))
-    }
-
     /// Counts a pod in (`by` = 1) or out (-1) on a node.
     pub fn count(&mut self, profile: ProfileId, carries: &[TallyId], node: NodeId, live: bool, by: i32) {
         let Census { profiles, tallies, .. } = self;
         let Some(profile) = profiles[profile as usize].as_mut() else { return };
-        let presence = profile.on.entry(node).or_default();
-        presence.all = presence.all.wrapping_add_signed(by);
-        if live {
-            presence.live = presence.live.wrapping_add_signed(by);
-        }
-        if presence.all == 0 {
-            profile.on.remove(&node);
-        }
+        profile.on.count(node, live, by);
         let mut bump = |id: TallyId| {
             let Some(tally) = tallies[id as usize].as_mut() else { return };
             if !live && matches!(&*tally.what, What::Query(Query::Live { .. })) {
@@ -368,9 +350,7 @@ impl Census {
     pub fn retire(&mut self, profile: ProfileId, node: NodeId) {
         let Census { profiles, tallies, .. } = self;
         let Some(profile) = profiles[profile as usize].as_mut() else { return };
-        if let Some(presence) = profile.on.get_mut(&node) {
-            presence.live = presence.live.saturating_sub(1);
-        }
+        profile.on.retire(node);
         for id in &profile.queries {
             let Some(tally) = tallies[*id as usize].as_mut() else { continue };
             if !matches!(&*tally.what, What::Query(Query::Live { .. })) {

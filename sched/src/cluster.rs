@@ -10,8 +10,8 @@ use crate::columns::{EPHEMERAL_STORAGE, MEMORY, MILLI_CPU, PODS};
 use crate::constraint::Pairs;
 use crate::device::DevicePlan;
 use crate::ledger::NodeId;
-use crate::near::NearMap;
 use crate::nomination::Nominee;
+use crate::placements::Placements;
 use crate::pod::{Class, Classes, Parts, Pod, PodId, PodTemplate};
 use crate::preemption::{Budget, Order};
 use crate::profile::Profile;
@@ -99,7 +99,7 @@ pub struct Cluster {
     pub(crate) state: State,
     classes: Classes,
     profiles: Vec<Arc<Profile>>,
-    pub(crate) pods: NearMap<PodId, Placed>,
+    pub(crate) pods: Placements,
     workers: Vec<Worker>,
     pub(crate) nominees: FxHashMap<PodId, Nominee>,
     pub(crate) budgets: Vec<Budget>,
@@ -129,7 +129,7 @@ impl Cluster {
             profiles: profiles.into_iter().map(Arc::new).collect(),
             state: State::new(),
             classes: Classes::default(),
-            pods: NearMap::default(),
+            pods: Placements::default(),
             workers: (0..workers.max(1) as u64).map(|at| Worker::new(seed.wrapping_add(at + 1))).collect(),
             nominees: FxHashMap::default(),
             budgets: Vec::new(),
@@ -224,7 +224,7 @@ impl Cluster {
     pub fn add_pod(&mut self, id: PodId, node_name: &Arc<str>, template: &Arc<PodTemplate>, tenure: Tenure) -> NodeId {
         let class = self.class(template);
         let node = self.state.row_or_new(node_name);
-        if let Some(placed) = self.pods.get_mut(&id)
+        if let Some(placed) = self.pods.get_mut(id)
             && placed.node == node
             && Arc::ptr_eq(&placed.class, &class)
         {
@@ -257,7 +257,7 @@ impl Cluster {
     /// Frees what a pod holds: it is gone, or has ended. Returns where it was.
     pub fn remove_pod(&mut self, id: PodId) -> Option<NodeId> {
         self.denominate(id);
-        let placed = self.pods.remove(&id)?;
+        let placed = self.pods.remove(id)?;
         self.give_back(&placed);
         self.move_out(id, placed.node);
         self.state.release(placed.node, &placed.class, !placed.tenure.terminating);
@@ -271,13 +271,16 @@ impl Cluster {
 
     /// Where a pod holds capacity.
     pub fn placed(&self, id: PodId) -> Option<NodeId> {
-        self.pods.get(&id).map(|placed| placed.node)
+        self.pods.get(id).map(|placed| placed.node)
     }
 
     /// Places pods in the order given, highest priority first. With several workers that order holds up to a few
     /// dozen pods, and every choice is the best of what the worker had seen. A pod that holds a place keeps it.
     pub fn schedule(&mut self, pods: &[Pod]) -> Vec<Decision> {
         self.state.reserve_journal(pods.len());
+        for pair in pods.windows(2).filter(|pair| Arc::ptr_eq(&pair[0].class, &pair[1].class)) {
+            pair[0].class.ask();
+        }
         let mut chosen = vec![None; pods.len()];
         // What a pod sees of others depends on the order in which they come.
         let alone = |pod: &Pod| pod.class.attached || topology::is_bound(&self.state, &pod.class);
@@ -305,7 +308,7 @@ impl Cluster {
     /// A class that found no room finds none later in the batch either, because capacity only goes; unless it looks at
     /// other pods, whose coming may help it.
     fn place_alone(&mut self, pod: &Pod, failed: &mut FxHashMap<u64, Failure>) -> Option<NodeId> {
-        if let Some(placed) = self.pods.get(&pod.id) {
+        if let Some(placed) = self.pods.get(pod.id) {
             return Some(placed.node);
         }
         let hopeless =
@@ -359,7 +362,7 @@ impl Cluster {
 
     /// Places pods that make sense only together, in order. If fewer than `least` of them find a node, none is placed.
     pub fn schedule_gang(&mut self, pods: &[Pod], least: usize) -> Vec<Decision> {
-        let had: Vec<bool> = pods.iter().map(|pod| self.pods.contains_key(&pod.id)).collect();
+        let had: Vec<bool> = pods.iter().map(|pod| self.pods.contains(pod.id)).collect();
         let mut decisions = self.schedule(pods);
         let placed = decisions.iter().filter(|decision| matches!(decision, Decision::Bound(_))).count();
         if placed >= least {
@@ -394,7 +397,7 @@ impl Cluster {
                 let from = next.fetch_add(STRIDE, Ordering::Relaxed);
                 let Some(rest) = pods.get(from..) else { return done };
                 for (at, pod) in rest.iter().take(STRIDE).enumerate() {
-                    if !placed.contains_key(&pod.id) {
+                    if !placed.contains(pod.id) {
                         done.extend(worker.place(state, &pod.class).map(|node| (from + at, node)));
                     }
                 }
@@ -411,7 +414,7 @@ impl Cluster {
         });
         for (at, node) in done {
             let pod = &pods[at];
-            if let Some(placed) = self.pods.get(&pod.id) {
+            if let Some(placed) = self.pods.get(pod.id) {
                 // The pod is in the batch twice.
                 chosen[at] = Some(placed.node);
                 self.state.count(node, &pod.class, true, 1);

@@ -50,7 +50,7 @@ impl Cluster {
     /// Explains where a pod may go, as things stand; for a pod that has a place, as if it had none.
     pub fn explain_pod(&mut self, pod: &Pod) -> Explanation {
         let aside = self.set_aside(pod.priority, Some(pod.id));
-        let place = self.pods.get(&pod.id).map(|placed| (placed.node, placed.class.clone(), placed.tenure));
+        let place = self.pods.get(pod.id).map(|placed| (placed.node, placed.class.clone(), placed.tenure));
         if let Some((node, class, tenure)) = &place {
             // Its row stays: whoever is present keeps it, and an absent node's last pod is put back below.
             self.state.lift(*node, class, !tenure.terminating);

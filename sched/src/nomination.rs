@@ -21,7 +21,7 @@ impl Cluster {
     /// and no longer once it is placed.
     pub fn nominate(&mut self, pod: &Pod, node: NodeId) {
         self.denominate(pod.id);
-        if self.pods.contains_key(&pod.id) {
+        if self.pods.contains(pod.id) {
             return;
         }
         self.state.book(node, &pod.class, true);

@@ -276,7 +276,6 @@ impl Plan {
                 let (chosen, moved) = (nodes[(random % left as u64) as usize], nodes[left - 1]);
                 read += class.demand.takes.iter().map(|take| state.ledger.used(take.column, chosen)).sum::<i64>();
                 read += i64::from(places[chosen.row()].at) + i64::from(places[moved.row()].at);
-                read += i64::from(state.census.is_on(class.bonds.profile, chosen));
             }
         }
         std::hint::black_box(read);

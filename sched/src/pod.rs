@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
@@ -100,11 +100,16 @@ pub struct Class {
     /// It has volumes or claims: pods of it are placed one at a time, and every node is looked at.
     pub(crate) attached: bool,
     pub(crate) tolerates_cordon: bool,
-    /// How often a pod of it was to be placed; a class seen twice is worth a plan.
-    pub(crate) asked: AtomicU32,
+    /// Whether a pod of it was to be placed already, or more than one is.
+    asked: AtomicBool,
 }
 
 impl Class {
+    /// Notes that a pod is to be placed; whether it is another one. A class with several pods is worth a plan.
+    pub(crate) fn ask(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) || self.asked.swap(true, Ordering::Relaxed)
+    }
+
     /// What its pods have in common.
     pub fn template(&self) -> &Arc<PodTemplate> {
         &self.template
@@ -169,7 +174,7 @@ impl Classes {
             attached: !template.volumes.is_empty() || !template.claims.is_empty(),
             tolerates_cordon: tolerates_cordon(&template.tolerations),
             template: template.clone(),
-            asked: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
         });
         same_hash.push(class.clone());
         self.next_id += 1;

@@ -240,7 +240,7 @@ impl Cluster {
             return Vec::new();
         };
         let lower = |id: &PodId| {
-            let placed = self.pods.get(id).filter(|placed| placed.tenure.priority < priority)?;
+            let placed = self.pods.get(*id).filter(|placed| placed.tenure.priority < priority)?;
             // A pod that has not started counts as the youngest.
             let started = if placed.tenure.started == 0 { u64::MAX } else { placed.tenure.started };
             let (class, priority) = (placed.class.clone(), placed.tenure.priority);
@@ -388,8 +388,8 @@ impl Cluster {
             return;
         }
         let mut residents = vec![Vec::new(); self.state.nodes.len()];
-        for (id, placed) in &self.pods {
-            residents[placed.node.row()].push(*id);
+        for (id, placed) in self.pods.iter() {
+            residents[placed.node.row()].push(id);
         }
         self.residents = Some(residents);
     }

@@ -94,17 +94,17 @@ impl Cluster {
 
     /// What has to be written, and shown by the API, before a pod that [`Cluster::schedule`] placed may be bound.
     pub fn volume_plan(&self, id: PodId) -> Option<&VolumePlan> {
-        Some(&self.pods.get(&id)?.holdings.as_ref()?.volumes)
+        Some(&self.pods.get(id)?.holdings.as_ref()?.volumes)
     }
 
     /// What has to be written about claims for devices before a pod that [`Cluster::schedule`] placed may be bound.
     pub fn device_plan(&self, id: PodId) -> Option<&DevicePlan> {
-        Some(&self.pods.get(&id)?.holdings.as_ref()?.devices)
+        Some(&self.pods.get(id)?.holdings.as_ref()?.devices)
     }
 
     /// Keeps what a pod was promised of devices, whatever becomes of the pod. `None` where that is nothing.
     pub fn hold_devices(&mut self, id: PodId) -> Option<DeviceHold> {
-        let placed = self.pods.get(&id)?;
+        let placed = self.pods.get(id)?;
         let holdings = placed.holdings.as_ref().filter(|holdings| !holdings.devices.is_empty())?;
         let namespace = placed.class.template.namespace.clone();
         let (plan, promises) = (holdings.devices.clone(), holdings.device_promises.clone());

@@ -1,7 +1,5 @@
 //! One worker: places pods on the shared state, with plans of its own.
 
-use std::sync::atomic::Ordering;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::contest::{CELLS, Contest, Key};
@@ -50,7 +48,7 @@ impl Worker {
 
     /// Chooses a node with the best score and claims it; `None` if no node has room.
     pub fn place(&mut self, state: &State, class: &Class) -> Option<NodeId> {
-        let asked_before = class.asked.load(Ordering::Relaxed) > 0 || class.asked.fetch_add(1, Ordering::Relaxed) > 0;
+        let asked_before = class.ask();
         let bound = topology::is_bound(state, class);
         // A class that looks at other pods has sums to keep; one that names its nodes has few to look at.
         let planned = !class.attached

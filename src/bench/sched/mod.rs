@@ -17,6 +17,7 @@ use hdrhistogram::Histogram;
 use report::{Report, Row};
 use workload::{Scene, Workload};
 
+use crate::memory;
 use crate::process::peak_memory;
 
 /// Pods that are placed one at a time for the latency.
@@ -37,7 +38,7 @@ pub struct SchedBench {
     /// Numbers of worker threads, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "T", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Vec<u16>,
-    /// Runs of each; the median is reported.
+    /// Runs of each, after one that is not measured; the median is reported.
     #[arg(long, default_value_t = 1, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=99))]
     runs: u16,
     /// How to print the result.
@@ -57,12 +58,14 @@ enum Format {
 
 /// Runs what was asked for and prints it.
 pub fn run(options: &SchedBench) -> Result<()> {
+    memory::keep_what_is_freed();
     let mut report = Report::default();
     for workload in workload::chosen(&options.workload) {
         for &nodes in &options.nodes {
             let pods = options.pods.map_or_else(|| workload.pods(nodes as usize), |pods| pods as usize);
             for &threads in &options.threads {
                 let mut rows = Vec::new();
+                Scene::new(workload, nodes as usize, pods, usize::from(threads), 0)?.act();
                 for run in 0..options.runs {
                     rows.push(measure(workload, nodes as usize, pods, usize::from(threads), u64::from(run))?);
                 }

@@ -9,8 +9,8 @@ use kelson_engine::{
 
 use crate::codec::Body;
 
-/// Bytes of a piece, unless a single value is larger.
-pub(super) const PIECE_SIZE: usize = if cfg!(feature = "sim") { 1 << 10 } else { 512 << 10 };
+/// Bytes of a piece, unless a single value is larger. Few, so that neither end is busy for long with one.
+pub(super) const PIECE_SIZE: usize = if cfg!(feature = "sim") { 1 << 10 } else { 64 << 10 };
 
 /// Reads everything as it is at one moment; `send` says whether anybody still takes it.
 pub(super) fn read(backend: &dyn Backend, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), kelson_engine::Error> {

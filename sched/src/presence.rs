@@ -76,7 +76,6 @@ impl Presences {
                 Event::WentRetired => (-1, 0),
                 Event::Retired => (0, -1),
             };
-            // What goes first and comes later adds up as well.
             sum.all = sum.all.wrapping_add_signed(all);
             sum.live = sum.live.wrapping_add_signed(live);
         }
@@ -86,6 +85,10 @@ impl Presences {
     /// Leaves one line for each pod.
     fn sum_up(&mut self) {
         let sums = self.sums();
+        debug_assert!(
+            sums.values().all(|here| here.live <= here.all && here.all <= i32::MAX as u32),
+            "none goes that had not come"
+        );
         self.changes.clear();
         for (node, Presence { all, live }) in sums {
             let event = |at| if at < live { Event::Came } else { Event::CameRetired };

@@ -3,13 +3,14 @@
 //! Written without RocksDB's own log, because the raft log is the log. Flushes are atomic over the column families,
 //! so the disk always holds the state after some batch. RocksDB checks a checksum on every block that it reads.
 
+use std::cell::{RefCell, RefMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, FlushOptions, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
@@ -97,30 +98,6 @@ impl RocksBackend {
         Space::ALL.into_iter().filter_map(of).sum()
     }
 
-    fn walk(
-        &self,
-        mut options: ReadOptions,
-        space: Space,
-        start: &[u8],
-        end: Option<&[u8]>,
-        visit: Visit,
-    ) -> Result<(), Error> {
-        // A scan reads each block once: it must not push out what point reads keep coming back to.
-        options.fill_cache(false);
-        if let Some(end) = end {
-            options.set_iterate_upper_bound(end);
-        }
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
-        iterator.seek(start);
-        while let Some((key, value)) = iterator.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(|error| self.failed(error))
-    }
-
     fn failed(&self, why: impl std::fmt::Display) -> Error {
         Error::Storage(format!("{}: {why}", self.path.display()))
     }
@@ -205,7 +182,21 @@ impl Backend for RocksBackend {
     }
 
     fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
-        self.walk(ReadOptions::default(), space, start, end, visit)
+        let mut options = ReadOptions::default();
+        // A scan reads each block once: it must not push out what point reads keep coming back to.
+        options.fill_cache(false);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.failed(error))
     }
 
     fn flush(&self) -> Result<(), Error> {
@@ -247,28 +238,60 @@ impl Backend for RocksBackend {
     }
 
     fn pinned(&self, read: &mut dyn FnMut(&dyn backend::View) -> Result<(), Error>) -> Result<(), Error> {
-        read(&Moment { backend: self, snapshot: self.db.snapshot() })
+        read(&self.moment()?)
     }
 }
 
-/// The database as it was at one moment.
+/// The database as it was at one moment: an iterator for each keyspace. What they see lies in files and memtables that they
+/// hold, so the snapshot that they all began at is not kept: every file that was compacted while one is would be compacted
+/// once more afterwards.
 struct Moment<'a> {
     backend: &'a RocksBackend,
-    snapshot: Snapshot<'a>,
+    iterators: [RefCell<DBRawIterator<'a>>; Space::ALL.len()],
+}
+
+impl RocksBackend {
+    fn moment(&self) -> Result<Moment<'_>, Error> {
+        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let snapshot = self.db.snapshot();
+        let iterators = families.map(|family| {
+            let mut options = ReadOptions::default();
+            options.set_snapshot(&snapshot);
+            options.fill_cache(false);
+            // All of it is read, once and in order.
+            options.set_readahead_size(READ_AHEAD);
+            RefCell::new(self.db.raw_iterator_cf_opt(family, options))
+        });
+        Ok(Moment { backend: self, iterators })
+    }
+}
+
+impl<'a> Moment<'a> {
+    fn at(&self, space: Space, start: &[u8]) -> Result<RefMut<'_, DBRawIterator<'a>>, Error> {
+        let iterator = self.iterators[space as usize].try_borrow_mut();
+        let mut iterator = iterator.map_err(|_| self.backend.failed("a keyspace is read while it is being scanned"))?;
+        iterator.seek(start);
+        Ok(iterator)
+    }
 }
 
 impl backend::View for Moment<'_> {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let found = self.snapshot.get_cf(self.backend.family(space)?, key);
-        Ok(found.map_err(|error| self.backend.failed(error))?.map(Bytes::from))
+        let iterator = self.at(space, key)?;
+        let found = iterator.item().filter(|(at, _)| *at == key).map(|(_, value)| Bytes::copy_from_slice(value));
+        iterator.status().map_err(|error| self.backend.failed(error))?;
+        Ok(found)
     }
 
     fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&self.snapshot);
-        // All of it is read, once and in order.
-        options.set_readahead_size(READ_AHEAD);
-        self.backend.walk(options, space, start, end, visit)
+        let mut iterator = self.at(space, start)?;
+        while let Some((key, value)) = iterator.item().filter(|(key, _)| end.is_none_or(|end| *key < end)) {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.backend.failed(error))
     }
 }
 
@@ -317,6 +340,53 @@ mod tests {
         assert_eq!(scan(b"", None), [b"a", b"b"]);
         assert_eq!(scan(b"a", Some(b"b")), [b"a"]);
         assert_eq!(scan(b"aa", None), [b"b"]);
+    }
+
+    #[test]
+    fn a_moment_stays_as_it_was_and_no_compaction_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = RocksBackend::open(dir.path()).unwrap();
+        let all = |view: &dyn backend::View, space| {
+            let mut seen = Vec::new();
+            let visit = &mut |key: &[u8], value: &[u8]| {
+                seen.push((String::from_utf8_lossy(key).into_owned(), String::from_utf8_lossy(value).into_owned()));
+                Ok(true)
+            };
+            view.scan(space, b"", None, visit).unwrap();
+            seen
+        };
+        let old = [(Space::Revisions, "a", Some("1")), (Space::Revisions, "b", Some("1")), (Space::Leases, "l", Some("1"))];
+        let new = [(Space::Revisions, "a", None), (Space::Revisions, "c", Some("2")), (Space::Leases, "l", Some("2"))];
+        for flushed in [false, true] {
+            backend.write(batch(&old)).unwrap();
+            backend.write(batch(&[(Space::Revisions, "c", None)])).unwrap();
+            if flushed {
+                backend.flush().unwrap();
+            }
+            let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+            let mut read = |view: &dyn backend::View| {
+                backend.write(batch(&new)).unwrap();
+                Space::ALL.into_iter().try_for_each(|space| backend.compact(space, None, true)).unwrap();
+                assert_eq!(backend.db.property_int_value("rocksdb.num-snapshots"), Ok(Some(0)));
+                for _ in 0..2 {
+                    assert_eq!(all(view, Space::Revisions), [pair("a", "1"), pair("b", "1")]);
+                    assert_eq!(all(view, Space::Leases), [pair("l", "1")]);
+                }
+                assert_eq!(view.get(Space::Revisions, b"b").unwrap(), Some("1".into()));
+                assert_eq!(view.get(Space::Revisions, b"aa").unwrap(), None);
+                let mut seen = 0;
+                let visit = &mut |_: &[u8], _: &[u8]| {
+                    seen += 1;
+                    assert!(matches!(view.get(Space::Revisions, b"a"), Err(Error::Storage(_))));
+                    Ok(true)
+                };
+                view.scan(Space::Revisions, b"", Some(b"b"), visit)?;
+                assert_eq!(seen, 1);
+                Ok(())
+            };
+            backend.pinned(&mut read).unwrap();
+            assert_eq!(all(&backend, Space::Revisions), [pair("b", "1"), pair("c", "2")]);
+        }
     }
 
     #[test]

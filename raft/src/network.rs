@@ -170,11 +170,13 @@ impl RaftNetworkV2<Types> for Way {
         let Some(last) = snapshot.meta.last_log_id else { return Ok(SnapshotResponse::new(vote)) };
         let Network { roster, backend, rate, kept, life, states } = &self.network;
         let head = message::encode_begin(&vote, &last, (*life, states.fetch_add(1, Ordering::Relaxed)));
-        let _sending = kept.send(self.target, last.index);
+        // Who does not answer is asked again, and sent what the state is then; until then nothing is kept for it.
+        let stream = peer::open_state(roster, self.target).await.map_err(|error| unreachable(&error))?;
         tracing::info!("member {:x} is too far behind: sending it the whole state", self.target);
+        let _sending = kept.send(self.target, last.index);
         let sent = tokio::select! {
             biased;
-            sent = peer::send_state(roster, self.target, backend.clone(), &head, *rate) => sent,
+            sent = peer::send_state(roster, self.target, stream, backend.clone(), &head, *rate) => sent,
             closed = cancel => return Err(closed.into()),
         };
         match sent {

@@ -117,9 +117,31 @@ pub(crate) async fn on_own_thread(config: Config, parts: Parts) -> Result<Inner,
     outcome.await.unwrap_or(Err(Error::Stopped))
 }
 
+/// Opens the state. To build the index of one that has been received takes seconds of a core, and nobody waits for them who
+/// does not wait for the transfer as well: whoever serves clients on the same machine comes first.
+#[cfg(not(feature = "sim"))]
+fn open_engine(parts: &Parts) -> Result<Engine, Error> {
+    let backend = parts.backend.clone();
+    if !parts.received {
+        return Ok(Engine::open(backend)?);
+    }
+    let open = move || {
+        // Where it may not be done it is not: it only spares others.
+        let _ = rustix::process::nice(10);
+        Engine::open(backend)
+    };
+    let opening = std::thread::Builder::new().name("kelson-load".to_owned()).spawn(open).map_err(|e| storage(&e))?;
+    Ok(opening.join().map_err(|_| Error::Stopped)??)
+}
+
+#[cfg(feature = "sim")]
+fn open_engine(parts: &Parts) -> Result<Engine, Error> {
+    Ok(Engine::open(parts.backend.clone())?)
+}
+
 /// Starts a node on the current runtime. Its background must be run for the node to stop in order.
 pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Background), Error> {
-    let engine = Engine::open(parts.backend.clone())?;
+    let engine = open_engine(&parts)?;
     #[cfg(feature = "sim")]
     crate::sim::opened(&engine);
     let owner = claim(&config, &parts, &engine)?;

@@ -24,7 +24,7 @@ pub(crate) use roster::{Roster, Timing};
 #[cfg(feature = "rocksdb")]
 pub(crate) use staging::DirStaging;
 pub(crate) use staging::{MemoryStaging, Staging};
-pub(crate) use state::{Receiving, send as send_state};
+pub(crate) use state::{Receiving, open as open_state, send as send_state};
 
 use std::{future::Future, io, pin::Pin};
 

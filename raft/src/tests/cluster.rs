@@ -114,9 +114,13 @@ async fn a_member_too_far_behind_goes_on_from_another_ones_state() {
         write(&cluster.node(other), format!("key{}", n % 50), n.to_string()).await;
     }
     eventually("the leader's log is dropped", || cluster.node(leader).status().log_size < 20_000).await;
+    let written = cluster.node(leader).reader().revision();
     let node = cluster.start(late).await.unwrap();
     assert_eq!(node.stopped().await, Err(Error::Replaced));
+    cluster.net.isolate(late, &THREE);
     let node = cluster.start(late).await.unwrap();
+    assert!(node.reader().revision() >= written, "the state is older than the member's return");
+    cluster.net.heal();
     node.joined().await.unwrap();
     assert_eq!(read(&node, "key49").await.as_deref(), Some("199"));
     write(&node, "after", "1").await;

@@ -1,7 +1,7 @@
 //! A whole state, from a leader whose log does not reach back far enough to a member that is too far behind.
 //!
-//! It is read from a pinned backend while writes go on, sent in pieces at a bounded rate, and put in a place of its own.
-//! When it is whole the receiving node stops, and starts again from it: see [`super::staging`]. The receiver says which
+//! When that member answers the state is read, from a pinned backend while writes go on, sent in pieces at a bounded rate, and
+//! put in a place of its own. When it is whole the receiving node stops, and starts again from it: see [`super::staging`]. The receiver says which
 //! pieces it has stored, and the sender keeps the others, so that a new stream goes on where one broke; a sender that did not
 //! hear that its state was taken hears so from the member that has started from it.
 //!
@@ -19,7 +19,7 @@ mod tests;
 use std::time::Duration;
 
 pub(crate) use receiver::{Receiving, receive};
-pub(crate) use sender::send;
+pub(crate) use sender::{open, send};
 
 /// How long a receiver may take to store a piece, or a sender until the next one; and how long both keep what they have for
 /// another stream after one broke.

@@ -12,7 +12,7 @@ use super::{BEGIN, END, PATIENCE, PIECE, READY, REFUSED, STORED, TAKEN, piece::r
 use crate::{
     codec::Body,
     peer::{
-        Purpose, broken,
+        Connection, Purpose, broken,
         frame::{self, Frame, Frames},
         message,
         roster::Roster,
@@ -24,15 +24,27 @@ use crate::{
 const WINDOW: usize = 8;
 /// How long a member may take to start from a state that it has.
 const RESTART: Duration = Duration::from_secs(300);
+/// How late a piece may be, so that those behind it go at once and the rate is kept.
+const CREDIT: Duration = Duration::from_millis(100);
 /// Between two streams for one state.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Sends the state in `backend`, at most `rate` bytes a second, and returns when the other member has it for good. `head`
-/// says which one it is, by [`message::encode_begin`]. A stream that breaks is followed by another one, which goes on where
-/// the last one was, as long as that gets on.
+/// A stream to a member that answers.
+type Open = Frames<Box<dyn Connection>>;
+
+/// Opens a stream for a state.
+pub(crate) async fn open(roster: &Roster, target: u64) -> io::Result<Open> {
+    let opened = timeout(roster.timing.connect, roster.open(target, Purpose::State)).await;
+    opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Sends the state in `backend` as it is now on `stream`, at most `rate` bytes a second, and returns when the other member
+/// has it for good. `head` says which one it is, by [`message::encode_begin`]. A stream that breaks is followed by another
+/// one, which goes on where the last one was, as long as that gets on.
 pub(crate) async fn send(
     roster: &Roster,
     target: u64,
+    stream: Open,
     backend: Arc<dyn Backend>,
     head: &[u8],
     rate: u64,
@@ -41,10 +53,10 @@ pub(crate) async fn send(
     let reading = task::spawn(read_aside(backend, pieces));
     let mut state = Outgoing::new(ready, rate);
     let mut moved = Instant::now();
+    let mut opened = Ok(stream);
     loop {
         let before = state.stored;
-        let opened = timeout(roster.timing.connect, roster.open(target, Purpose::State)).await;
-        let ended = match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let ended = match opened {
             Ok(stream) => state.deliver(stream, head).await,
             Err(error) => Err(error),
         };
@@ -66,6 +78,7 @@ pub(crate) async fn send(
         }
         tracing::debug!("the state for member {target:x} goes on after {} pieces: {broke}", state.stored);
         tokio::time::sleep(PAUSE).await;
+        opened = open(roster, target).await;
     }
 }
 
@@ -93,15 +106,16 @@ pub(super) struct Outgoing {
     /// The last piece has been read.
     whole: bool,
     rate: u64,
-    begun: Instant,
-    /// Bytes since then.
+    /// When the next piece may go at that rate.
+    due: Instant,
+    /// Bytes so far.
     pub(super) sent: u64,
 }
 
 impl Outgoing {
     pub(super) fn new(ready: mpsc::Receiver<Option<Bytes>>, rate: u64) -> Self {
-        let (window, begun) = (VecDeque::with_capacity(WINDOW), Instant::now());
-        Outgoing { ready, window, stored: 0, crc: 0, whole: false, rate, begun, sent: 0 }
+        let (window, due) = (VecDeque::with_capacity(WINDOW), Instant::now());
+        Outgoing { ready, window, stored: 0, crc: 0, whole: false, rate, due, sent: 0 }
     }
 
     /// Sends what the other member lacks, until it has taken the state or the stream breaks.
@@ -120,9 +134,7 @@ impl Outgoing {
                 let mut frame = Frame::new(PIECE);
                 frame.put_shared(&piece);
                 timeout(PATIENCE, frame::write(stream.stream(), frame)).await??;
-                // Client requests need the disk and the network as well.
-                let due = Duration::from_millis(self.sent.saturating_mul(1000) / self.rate.max(1));
-                tokio::time::sleep_until(self.begun + due).await;
+                self.pace(piece.len() as u64).await;
                 continue;
             }
             if ready && self.whole && !ended {
@@ -157,6 +169,15 @@ impl Outgoing {
                 },
             }
         }
+    }
+
+    /// Waits for as long as so many bytes take at the rate: client requests need the disk and the network as well. Time in
+    /// which nothing could be sent is not made up for.
+    pub(super) async fn pace(&mut self, bytes: u64) {
+        let now = Instant::now();
+        let earliest = now.checked_sub(CREDIT).unwrap_or(now);
+        self.due = self.due.max(earliest) + Duration::from_micros(bytes.saturating_mul(1_000_000) / self.rate.max(1));
+        tokio::time::sleep_until(self.due).await;
     }
 
     /// The other member has stored so many; returns how many of them leave the window, `None` if it has had more.

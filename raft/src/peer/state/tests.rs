@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     sync::mpsc,
     task::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -220,4 +221,17 @@ async fn a_state_that_came_wrong_is_not_kept() {
     assert_eq!(sender.next().await.unwrap().unwrap().0, REFUSED);
     assert!(received.await.unwrap().is_err());
     assert!(member.staging.kept.lock().is_none());
+}
+
+#[tokio::test]
+async fn time_without_a_stream_is_not_made_up_for() {
+    let (_pieces, ready) = mpsc::channel(1);
+    let mut sending = Outgoing::new(ready, 10 << 20);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    for _ in 0..40 {
+        sending.pace(64 << 10).await;
+    }
+    // 2.5 MiB, of which a tenth of a second's may go at once.
+    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
 }

@@ -61,6 +61,7 @@ impl Map for Tree {
     }
 
     fn put(&mut self, keys: &[String], revision: i64) {
+        self.index.warm(keys.iter().map(String::as_bytes));
         for key in keys {
             self.index.put(key.as_bytes(), revision);
         }

@@ -16,6 +16,9 @@ use crate::snapshot::{Records, Shared, Snapshot};
 use crate::tree::Tree;
 use crate::{Applied, Error, Reader, Revision, hash, recovery};
 
+/// Keys and older writes of an index from which on most of it is in no cache of the processor.
+const COLD: u64 = 1 << 18;
+
 /// Bounds of what the engine keeps in memory beside the index.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -118,6 +121,7 @@ impl Engine {
         // Whatever leaves this function early leaves a half-applied state behind.
         self.failed = true;
         self.index = applied.index;
+        self.warm(commands);
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             match self.execute(command) {
@@ -133,6 +137,14 @@ impl Engine {
         self.commit()?;
         self.failed = false;
         Ok(outcomes)
+    }
+
+    /// Brings the index of what is about to be executed near, where that is worth it.
+    fn warm(&self, commands: &[Command]) {
+        let keys = self.tree.summary().live + self.tree.summary().garbage;
+        if keys >= COLD && commands.len() > 1 {
+            self.tree.warm(commands.iter().filter_map(first_key));
+        }
     }
 
     pub(crate) fn check_failed(&self) -> Result<(), Error> {
@@ -207,6 +219,16 @@ impl Engine {
     /// [`Error::Storage`] when the backend fails.
     pub fn state_hash(&self) -> Result<u64, Error> {
         hash::state(&self.shared).map(|(hash, _)| hash)
+    }
+}
+
+/// Where a command looks first, and mostly nowhere else.
+fn first_key(command: &Command) -> Option<&[u8]> {
+    match command.plain() {
+        Command::Put(put) => Some(&put.key),
+        Command::DeleteRange(delete) => Some(&delete.range.start),
+        Command::Txn(txn) => txn.compares.first().map(|compare| &compare.range.start[..]),
+        _ => None,
     }
 }
 

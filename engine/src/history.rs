@@ -108,6 +108,11 @@ impl Older {
 }
 
 impl Newest {
+    /// Reads it.
+    pub fn touch(&self) {
+        std::hint::black_box(self.version);
+    }
+
     /// When it was written, and whether it is a tombstone.
     fn written(&self) -> Version {
         Version { at: Revision { main: self.main, sub: self.sub }, tombstone: self.create == 0 }

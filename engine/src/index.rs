@@ -19,6 +19,11 @@ impl Index {
         self.tree.write(key, Change::Put { at: Revision { main: revision, sub: 0 }, lease: 0 });
     }
 
+    /// Brings near what puts to these keys will need.
+    pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        black_box(self.tree.warm(keys));
+    }
+
     /// The revision at which the key was put last.
     pub fn get(&self, key: &[u8]) -> Option<i64> {
         self.tree.get(key).map(|entry| entry.newest().at.main)

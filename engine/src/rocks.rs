@@ -355,7 +355,8 @@ mod tests {
             view.scan(space, b"", None, visit).unwrap();
             seen
         };
-        let old = [(Space::Revisions, "a", Some("1")), (Space::Revisions, "b", Some("1")), (Space::Leases, "l", Some("1"))];
+        let old =
+            [(Space::Revisions, "a", Some("1")), (Space::Revisions, "b", Some("1")), (Space::Leases, "l", Some("1"))];
         let new = [(Space::Revisions, "a", None), (Space::Revisions, "c", Some("2")), (Space::Leases, "l", Some("2"))];
         for flushed in [false, true] {
             backend.write(batch(&old)).unwrap();

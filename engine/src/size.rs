@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::backend::{Backend, Batch};
 
-/// Bytes written after which the backend is asked again. Until then they are added to its last answer.
+/// Bytes written after which the backend is asked again, or this part of what it has if that is more: it counts its files
+/// one by one. Until then they are added to its last answer.
 const MEASURE_EVERY: u64 = 256 << 10;
+const MEASURE_PART: u64 = 1_000;
 
 /// The backend's last answer and what was written since. The three counts may be some writes apart from each other.
 #[derive(Default)]
@@ -34,7 +36,7 @@ impl Size {
     pub fn wrote(&self, batch: &Batch) -> bool {
         let bytes = |change: &crate::backend::Change| change.key.len() + change.value.as_ref().map_or(0, |v| v.len());
         let bytes = batch.changes.iter().map(bytes).sum::<usize>() as u64;
-        self.since.fetch_add(bytes, Relaxed) + bytes >= MEASURE_EVERY
+        self.since.fetch_add(bytes, Relaxed) + bytes >= MEASURE_EVERY.max(self.total.load(Relaxed) / MEASURE_PART)
     }
 
     pub fn total(&self) -> u64 {

@@ -14,6 +14,7 @@ mod node;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::sync::Arc;
 
@@ -80,6 +81,12 @@ impl Tree {
                 Node::Branch(branch) => node = &branch.children[branch.child(key)].node,
             }
         }
+    }
+
+    /// Brings near what writes to these keys will need, and returns how many leaves that took. Worth it for many keys of a
+    /// large tree.
+    pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> usize {
+        warm::warm(&self.root, keys)
     }
 
     /// Records a write, creating the key's entry if need be.

@@ -1,5 +1,6 @@
 //! Nodes of the index and how one path of them changes.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use super::Summary;
@@ -142,6 +143,19 @@ impl Node {
 
     pub fn len(&self) -> usize {
         self.keys().len()
+    }
+
+    /// Reads what a write looks at or copies.
+    pub fn touch(&self) {
+        self.keys().touch();
+        match self {
+            Node::Leaf(leaf) => leaf.newest.iter().for_each(Newest::touch),
+            Node::Branch(branch) => {
+                for child in &branch.children {
+                    black_box(child.summary.live);
+                }
+            }
+        }
     }
 
     fn keys(&self) -> &Keys {

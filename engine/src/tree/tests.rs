@@ -43,6 +43,22 @@ fn visible(model: &Model, revision: i64) -> Vec<(Vec<u8>, i64)> {
     at.collect()
 }
 
+#[test]
+fn any_keys_can_be_brought_near_in_any_tree() {
+    for keys in [0, 1, FANOUT as u16, 400] {
+        let mut tree = Tree::default();
+        for number in 0..keys {
+            let at = Revision { main: i64::from(number) + 2, sub: 0 };
+            tree.write(&key(number), Change::Put { at, lease: 0 });
+        }
+        let wanted: Vec<Vec<u8>> = (0..500).step_by(7).map(key).chain([Vec::new(), vec![0xff; 100]]).collect();
+        for count in [0, 1, 16, 17, wanted.len()] {
+            let leaves = tree.warm(wanted[..count].iter().map(Vec::as_slice));
+            assert_eq!(leaves, count, "of {keys} keys");
+        }
+    }
+}
+
 fn check(tree: &Tree, model: &Model, revision: i64, from: &[u8], until: &[u8]) {
     let within = |key: &[u8]| from <= key && key < until;
     let expected: Vec<_> = visible(model, revision).into_iter().filter(|(key, _)| within(key)).collect();

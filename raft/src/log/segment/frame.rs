@@ -5,6 +5,10 @@
 //! `magic (4) | crc of what follows up to the body (4) | crc of the body (4) | length of the body (4) | number (8) | body`,
 //! little endian, zeros up to the end of its last sector, and the tag in the last four bytes of each. Numbers grow by one.
 
+use aligned_vec::{AVec, ConstAlign};
+
+use super::direct::ALIGNMENT;
+
 pub(super) const SECTOR: usize = 512;
 /// Bytes of a sector in front of its tag.
 pub(super) const DATA: usize = SECTOR - 4;
@@ -30,12 +34,18 @@ fn sectors(length: usize) -> usize {
 }
 
 /// A frame being filled. The memory is used again for the next one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Frame {
-    raw: Vec<u8>,
+    raw: AVec<u8, ConstAlign<ALIGNMENT>>,
     tag: [u8; 4],
     number: u64,
     length: usize,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Frame { raw: AVec::new(ALIGNMENT), tag: [0; 4], number: 0, length: 0 }
+    }
 }
 
 impl Frame {

@@ -1,9 +1,10 @@
 //! The log on disk: files of our own, written ahead with zeros, filled from front to back and used again.
 //!
-//! Every write of the log thread is one frame ([`frame`]): one `pwrite` and one `fdatasync`, on blocks that are there
-//! already. A file begins with all small records, so that those before it can go once their entries are purged; one of
+//! Every write of the log thread is one frame ([`frame`]): one `pwrite` past the page cache ([`direct`]) and one
+//! `fdatasync`, on blocks that are there already. A file begins with all small records, so that those before it can go once their entries are purged; one of
 //! these becomes the next file. Only one frame is ever under way: what need not be on disk at once waits for the next one.
 
+mod direct;
 mod frame;
 mod record;
 mod recovery;
@@ -26,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::disk::{Change, Disk};
 use crate::log::disk::Meta;
+use direct::Direct;
 use frame::{DATA, Frame, SECTOR};
 use record::{Index, METAS, PUT_HEAD, Place};
 use spare::{Preparation, SPARE};
@@ -62,6 +64,7 @@ struct LogFile {
 
 struct Writer {
     file: Arc<File>,
+    direct: Direct,
     /// Number of the file.
     number: u64,
     /// Bytes of the file that are in use.
@@ -96,6 +99,7 @@ impl SegmentDisk {
         };
         let writer = Writer {
             file: file.clone(),
+            direct: Direct::default(),
             number: *number,
             end,
             room,
@@ -149,10 +153,13 @@ impl SegmentDisk {
             push(&mut writer.frame, change)?;
         }
         let raw = writer.frame.finish().ok_or_else(too_long)?;
-        let written = writer.file.write_all_at(raw, writer.end);
-        let written = written.and_then(|()| if self.fsync { writer.file.sync_data() } else { Ok(()) });
+        let path = self.dir.join(spare::file_name(writer.number));
         let size = raw.len() as u64;
-        written.map_err(|e| self.failed(writer.number, &e))?;
+        // Without a sync the page cache is where it is to end up.
+        let mut direct = || Ok(self.fsync && writer.direct.write(writer.number, &path, raw, writer.end)?);
+        let written = direct().and_then(|done| if done { Ok(()) } else { writer.file.write_all_at(raw, writer.end) });
+        let synced = written.and_then(|()| if self.fsync { writer.file.sync_data() } else { Ok(()) });
+        synced.map_err(|e| self.failed(writer.number, &e))?;
         writer.end += size;
         writer.next += 1;
         let gone = {

@@ -95,6 +95,8 @@ fn fill(path: &Path, size: u64) -> io::Result<File> {
         at += piece as u64;
     }
     file.sync_all()?;
+    // What is written over them goes past the page cache, where they would only be in the way.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     Ok(file)
 }
 

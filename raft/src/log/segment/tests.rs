@@ -316,14 +316,21 @@ fn a_missing_file_is_noticed_and_a_leftover_one_is_not_in_the_way() {
 
 #[test]
 fn a_write_that_fails_is_the_last() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = SegmentDisk::open(dir.path()).unwrap();
-    disk.write(&puts(1..=1, 10), true).unwrap();
-    // A file that may only be read.
-    disk.writer.lock().file = Arc::new(File::open(dir.path().join(spare::file_name(1))).unwrap());
-    let error = disk.write(&puts(2..=2, 10), true).unwrap_err().to_string();
-    assert!(error.contains(&dir.path().display().to_string()), "{error}");
-    assert!(disk.write(&puts(2..=2, 10), true).unwrap_err().to_string().contains("failed before"));
-    assert!(disk.compact().is_err());
-    assert_eq!(content(&disk), content(&SegmentDisk::open(dir.path()).unwrap()));
+    for direct in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SegmentDisk::open(dir.path()).unwrap();
+        disk.write(&puts(1..=1, 10), true).unwrap();
+        // A file that may only be read.
+        let read_only = || File::open(dir.path().join(spare::file_name(1))).unwrap();
+        {
+            let mut writer = disk.writer.lock();
+            writer.file = Arc::new(read_only());
+            writer.direct = Direct::of(direct.then(|| (1, read_only())));
+        }
+        let error = disk.write(&puts(2..=2, 10), true).unwrap_err().to_string();
+        assert!(error.contains(&dir.path().display().to_string()), "{error}");
+        assert!(disk.write(&puts(2..=2, 10), true).unwrap_err().to_string().contains("failed before"));
+        assert!(disk.compact().is_err());
+        assert_eq!(content(&disk), content(&SegmentDisk::open(dir.path()).unwrap()));
+    }
 }

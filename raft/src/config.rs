@@ -118,7 +118,7 @@ impl Config {
             strict_reconfig: true,
             dial: None,
             life: random(),
-            state_rate: 8 << 20,
+            state_rate: 16 << 20,
             kept_flushes: 16,
             kept_bytes: 4 << 30,
             data,

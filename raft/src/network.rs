@@ -31,6 +31,7 @@ use crate::{
         message::{self, Parsed},
     },
     state::LocalState,
+    stats::StatesSent,
     types::{LeaderId, LocalVote, Peer, Types},
 };
 
@@ -45,8 +46,10 @@ pub(crate) struct Network {
     pub(crate) kept: Arc<Kept>,
     /// Of this process, among all that this member has been.
     pub(crate) life: u64,
-    /// States that it has sent.
+    /// States that it has begun to send.
     pub(crate) states: Arc<AtomicU64>,
+    /// Those that were taken.
+    pub(crate) sent: Arc<StatesSent>,
 }
 
 /// The way to one member.
@@ -168,7 +171,7 @@ impl RaftNetworkV2<Types> for Way {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let Some(last) = snapshot.meta.last_log_id else { return Ok(SnapshotResponse::new(vote)) };
-        let Network { roster, backend, rate, kept, life, states } = &self.network;
+        let Network { roster, backend, rate, kept, life, states, sent: taken } = &self.network;
         let head = message::encode_begin(&vote, &last, (*life, states.fetch_add(1, Ordering::Relaxed)));
         // Who does not answer is asked again, and sent what the state is then; until then nothing is kept for it.
         let stream = peer::open_state(roster, self.target).await.map_err(|error| unreachable(&error))?;
@@ -182,6 +185,7 @@ impl RaftNetworkV2<Types> for Way {
         match sent {
             Ok(()) => {
                 tracing::info!("member {:x} has the whole state", self.target);
+                taken.record(self.target);
                 Ok(SnapshotResponse::new(vote))
             }
             Err(error) => {

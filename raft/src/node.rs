@@ -30,6 +30,7 @@ use crate::{
     queue::{Queue, Reply},
     start::{self, Parts},
     state::StateMachine,
+    stats::StatesSent,
     task::Home,
     types::Types,
 };
@@ -68,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) asked: mpsc::Sender<Asked>,
     pub(crate) reader: Reader,
     pub(crate) log: LogStore,
+    pub(crate) states_sent: Arc<StatesSent>,
     pub(crate) failure: Arc<OnceLock<Error>>,
     /// Set to ask the background to end.
     pub(crate) stop: watch::Sender<bool>,
@@ -195,6 +197,7 @@ impl Node {
             log_size: 0,
             pending: inner.queue.len() as u64,
             syncs: inner.log.shared().syncs.snapshot(),
+            states_sent: inner.states_sent.snapshot(),
             failure,
         };
         // The guard blocks raft: what may take long is asked without it.

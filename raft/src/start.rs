@@ -33,6 +33,7 @@ use crate::{
     proposer::{self, Limits},
     queue::Queue,
     state::{StateMachine, Thresholds, log_id},
+    stats::StatesSent,
     task::{Home, blocking, spawn},
     types::{Membership, Peer, Types},
 };
@@ -159,6 +160,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
     let machine = StateMachine::new(engine, leases.clone(), compaction.clone(), thresholds, wanted.clone())?;
     let machine = machine.tell(forward.clone());
     let kept = Arc::new(Kept::default());
+    let states_sent = Arc::new(StatesSent::default());
     let network = Network {
         roster: roster.clone(),
         backend: parts.backend.clone(),
@@ -166,6 +168,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         kept: kept.clone(),
         life: config.life,
         states: Arc::default(),
+        sent: states_sent.clone(),
     };
     let raft = Raft::new(config.node_id, Arc::new(settings(&config)?), network, log.clone(), machine).await;
     let raft = raft.map_err(|e| fatal(&e))?;
@@ -262,6 +265,7 @@ pub(crate) async fn start(mut config: Config, parts: Parts) -> Result<(Inner, Ba
         asked,
         reader,
         log,
+        states_sent,
         failure,
         stop,
         ended,

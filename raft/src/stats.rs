@@ -1,9 +1,12 @@
 //! Counters for `/metrics`.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 /// Upper bounds of the histogram's buckets in microseconds: etcd's, 1 ms doubling up to 8 s.
 pub const SYNC_BUCKETS_US: [u64; 14] = {
@@ -51,6 +54,20 @@ pub struct SyncStats {
     pub count: u64,
     /// Sum of all durations in microseconds.
     pub total_us: u64,
+}
+
+/// Whole states that other members have taken from this one, by their ids; of the members that ever lacked that much.
+#[derive(Debug, Default)]
+pub(crate) struct StatesSent(Mutex<BTreeMap<u64, u64>>);
+
+impl StatesSent {
+    pub(crate) fn record(&self, target: u64) {
+        *self.0.lock().entry(target).or_default() += 1;
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<(u64, u64)> {
+        self.0.lock().iter().map(|(target, count)| (*target, *count)).collect()
+    }
 }
 
 #[cfg(test)]

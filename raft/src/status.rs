@@ -29,6 +29,8 @@ pub struct Status {
     pub pending: u64,
     /// Synced writes of the log.
     pub syncs: SyncStats,
+    /// Members to whom this one has sent a whole state since it started, and how often.
+    pub states_sent: Vec<(u64, u64)>,
     /// Why the node has stopped by itself; `None` while it runs or after an orderly shutdown.
     pub failure: Option<String>,
 }

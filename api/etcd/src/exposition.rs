@@ -121,6 +121,13 @@ fn raft(page: &mut Page, context: &Context) {
         &context.reads.slow,
     );
     page.gauge("etcd_debugging_raft_log_size_in_bytes", "Bytes of the log.", status.log_size);
+    if !status.states_sent.is_empty() {
+        let name = "etcd_network_snapshot_send_success";
+        page.head(name, "counter", "Whole states that another member has taken.");
+        for (to, count) in &status.states_sent {
+            let _ = writeln!(page.0, "{name}{{To=\"{to:x}\"}} {count}");
+        }
+    }
 
     let name = "etcd_disk_wal_fsync_duration_seconds";
     page.head(name, "histogram", "How long synced writes of the log took.");

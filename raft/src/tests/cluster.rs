@@ -127,6 +127,7 @@ async fn a_member_too_far_behind_goes_on_from_another_ones_state() {
     let revision = cluster.node(leader).reader().revision();
     eventually("the same revision", || node.reader().revision() == revision).await;
     assert_eq!(dump(&node), dump(&cluster.node(leader)));
+    eventually("who sent it knows", || cluster.node(leader).status().states_sent == [(late, 1)]).await;
     // It is a member like any other: it can lead, and restart.
     cluster.stop(leader).await.unwrap();
     write(&node, "last", "1").await;

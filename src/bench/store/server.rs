@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use kelson_benches::{Fleet, Method, frame, source};
 use kelson_wire::pb::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse};
 use tempfile::TempDir;
@@ -158,6 +161,19 @@ impl Server {
             rss_bytes: one.rss_bytes + other.rss_bytes,
             written_bytes: one.written_bytes + other.written_bytes,
         }))
+    }
+
+    /// Whole states that the leader has sent to other members, by its metrics; `None` where it does not tell.
+    pub fn states_sent(&self) -> Option<f64> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let page = runtime.block_on(async {
+            let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+            let answer = client.get(format!("{}/metrics", self.url()).parse().ok()?).await.ok()?;
+            Some(answer.into_body().collect().await.ok()?.to_bytes())
+        })?;
+        let page = String::from_utf8_lossy(&page);
+        let counts = page.lines().filter(|line| line.starts_with("etcd_network_snapshot_send_success{"));
+        Some(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
     fn spawn(&mut self, at: usize, data: TempDir) -> Result<()> {

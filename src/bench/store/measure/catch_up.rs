@@ -50,6 +50,9 @@ impl Run<'_> {
         figures.set("rate", rate);
         figures.set("throughput", busy.throughput());
         figures.set("caught_up_seconds", took.as_secs_f64());
+        if let Some(sent) = self.server.states_sent() {
+            figures.set("states_sent", sent);
+        }
         figures.set_latency(LATENCY, &busy.latencies);
         figures.set_latency(["idle_p50_ms", "idle_p99_ms", "idle_p99_9_ms"], &idle.latencies);
         if let (Some(during), Some(idle)) = (figures.get("p99_ms"), figures.get("idle_p99_ms")) {

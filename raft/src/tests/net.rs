@@ -69,6 +69,9 @@ impl Net {
                 return;
             }
         }
+        // An end is carried as well.
+        self.pass(from, to).await;
+        let _ = into.shutdown().await;
     }
 
     async fn connect(self: Arc<Self>, from: u64, url: &str) -> io::Result<Box<dyn crate::Connection>> {

@@ -1,8 +1,9 @@
 //! The log on disk: files of our own, written ahead with zeros, filled from front to back and used again.
 //!
 //! Every write of the log thread is one frame ([`frame`]): one `pwrite` past the page cache ([`direct`]) and one
-//! `fdatasync`, on blocks that are there already. A file begins with all small records, so that those before it can go once their entries are purged; one of
-//! these becomes the next file. Only one frame is ever under way: what need not be on disk at once waits for the next one.
+//! `fdatasync`, on blocks that are there already. A file begins with all small records, so that those before it can go once
+//! their entries are purged; one of these becomes the next file. Only one frame is ever under way: what need not be on disk
+//! at once waits for the next one.
 
 mod direct;
 mod frame;
@@ -156,8 +157,8 @@ impl SegmentDisk {
         let path = self.dir.join(spare::file_name(writer.number));
         let size = raw.len() as u64;
         // Without a sync the page cache is where it is to end up.
-        let mut direct = || Ok(self.fsync && writer.direct.write(writer.number, &path, raw, writer.end)?);
-        let written = direct().and_then(|done| if done { Ok(()) } else { writer.file.write_all_at(raw, writer.end) });
+        let taken = if self.fsync { writer.direct.write(writer.number, &path, raw, writer.end) } else { Ok(false) };
+        let written = taken.and_then(|taken| if taken { Ok(()) } else { writer.file.write_all_at(raw, writer.end) });
         let synced = written.and_then(|()| if self.fsync { writer.file.sync_data() } else { Ok(()) });
         synced.map_err(|e| self.failed(writer.number, &e))?;
         writer.end += size;

@@ -30,6 +30,11 @@ pub fn check_tails(dir: &Path) -> Result<(), String> {
         if !name.ends_with(".log") && !name.starts_with("MANIFEST-") {
             continue;
         }
+        if name.starts_with("MANIFEST-")
+            && let Some(at) = recycled(&path).map_err(|error| format!("{}: {error}", path.display()))?
+        {
+            return Err(format!("{} is corrupted: the record at byte {at} has a damaged type", path.display()));
+        }
         let block = last_block(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if let Some(offset) = damaged_tail(&block) {
             let length = path.metadata().map_or(0, |meta| meta.len());
@@ -38,6 +43,26 @@ pub fn check_tails(dir: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Where a manifest has a record of a reused file. There is no such manifest, and RocksDB reads one for ever.
+fn recycled(path: &Path) -> io::Result<Option<u64>> {
+    let mut file = File::open(path)?;
+    let (mut block, mut start) = (Vec::new(), 0);
+    loop {
+        block.clear();
+        if file.by_ref().take(BLOCK).read_to_end(&mut block)? == 0 {
+            return Ok(None);
+        }
+        let mut at = 0;
+        while let Some(&[_, _, _, _, l0, l1, kind]) = block.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
+            if RECYCLED.contains(&kind) {
+                return Ok(Some(start + at as u64));
+            }
+            at += HEADER + usize::from(u16::from_le_bytes([l0, l1]));
+        }
+        start += block.len() as u64;
+    }
 }
 
 fn last_block(path: &Path) -> io::Result<Vec<u8>> {
@@ -91,6 +116,23 @@ mod tests {
         out.push(1);
         out.extend_from_slice(payload);
         out
+    }
+
+    #[test]
+    fn a_manifest_with_a_record_of_a_reused_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("MANIFEST-000005");
+        let mut whole: Vec<u8> = (0..2000).flat_map(|_| record(b"twenty bytes of edits")).collect();
+        // Blocks of 32 KiB would not divide these: one is enough for them all.
+        whole.truncate(28 * 1000);
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(check_tails(dir.path()), Ok(()));
+        whole[28 * 700 + 6] ^= 1 << 2;
+        std::fs::write(&path, &whole).unwrap();
+        let refused = check_tails(dir.path()).unwrap_err();
+        assert!(refused.contains("MANIFEST-000005") && refused.contains("byte 19600 has a damaged type"), "{refused}");
+        std::fs::rename(&path, dir.path().join("000005.log")).unwrap();
+        assert_eq!(check_tails(dir.path()), Ok(()), "a log may be a reused file");
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl RocksBackend {
         self.db.cf_handle(space.name()).ok_or_else(|| self.failed(format!("no column family {}", space.name())))
     }
 
+    /// All of them, in the order of [`Space::ALL`].
+    fn families(&self) -> Result<[&ColumnFamily; Space::ALL.len()], Error> {
+        Ok([self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?])
+    }
+
     /// The sum of integer properties over all keyspaces.
     fn sum(&self, properties: [&str; 2]) -> u64 {
         let of = |space: Space| {
@@ -154,7 +159,7 @@ fn family_options(space: Space) -> Options {
 
 impl Backend for RocksBackend {
     fn write(&self, batch: Batch) -> Result<(), Error> {
-        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let families = self.families()?;
         let mut writes = WriteBatch::default();
         for change in &batch.changes {
             let family = families[change.space as usize];
@@ -200,7 +205,7 @@ impl Backend for RocksBackend {
     }
 
     fn flush(&self) -> Result<(), Error> {
-        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let families = self.families()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(error))
@@ -252,7 +257,7 @@ struct Moment<'a> {
 
 impl RocksBackend {
     fn moment(&self) -> Result<Moment<'_>, Error> {
-        let families = [self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?];
+        let families = self.families()?;
         let snapshot = self.db.snapshot();
         let iterators = families.map(|family| {
             let mut options = ReadOptions::default();

@@ -15,10 +15,13 @@ const HEADER: usize = 7;
 /// Records of a reused file carry the file's number behind the type, covered by the checksum.
 const RECYCLED: std::ops::RangeInclusive<u8> = 5..=8;
 
-/// Looks at the end of every write-ahead log and manifest in the directory of a RocksDB that is not open.
+/// What the records of a manifest are: whole, or one of several parts.
+const PLAIN: std::ops::RangeInclusive<u8> = 0..=4;
+
+/// Looks at the end of every write-ahead log, and at every manifest, in the directory of a RocksDB that is not open.
 ///
 /// # Errors
-/// A text that names the file whose last records RocksDB would wrongly drop, or that cannot be read.
+/// A text that names the file whose last records RocksDB would wrongly drop, whose types are damaged, or that cannot be read.
 pub fn check_tails(dir: &Path) -> Result<(), String> {
     let files = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -31,7 +34,7 @@ pub fn check_tails(dir: &Path) -> Result<(), String> {
             continue;
         }
         if name.starts_with("MANIFEST-")
-            && let Some(at) = recycled(&path).map_err(|error| format!("{}: {error}", path.display()))?
+            && let Some(at) = strange_record(&path).map_err(|error| format!("{}: {error}", path.display()))?
         {
             return Err(format!("{} is corrupted: the record at byte {at} has a damaged type", path.display()));
         }
@@ -45,8 +48,8 @@ pub fn check_tails(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a manifest has a record of a reused file. There is no such manifest, and RocksDB reads one for ever.
-fn recycled(path: &Path) -> io::Result<Option<u64>> {
+/// Where a manifest has a record of another type. With that of a reused file, which no manifest is, RocksDB reads it for ever.
+fn strange_record(path: &Path) -> io::Result<Option<u64>> {
     let mut file = File::open(path)?;
     let (mut block, mut start) = (Vec::new(), 0);
     loop {
@@ -56,7 +59,7 @@ fn recycled(path: &Path) -> io::Result<Option<u64>> {
         }
         let mut at = 0;
         while let Some(&[_, _, _, _, l0, l1, kind]) = block.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
-            if RECYCLED.contains(&kind) {
+            if !PLAIN.contains(&kind) {
                 return Ok(Some(start + at as u64));
             }
             at += HEADER + usize::from(u16::from_le_bytes([l0, l1]));

@@ -1,9 +1,9 @@
 //! A whole state, from a leader whose log does not reach back far enough to a member that is too far behind.
 //!
 //! When that member answers the state is read, from a pinned backend while writes go on, sent in pieces at a bounded rate, and
-//! put in a place of its own. When it is whole the receiving node stops, and starts again from it: see [`super::staging`]. The receiver says which
-//! pieces it has stored, and the sender keeps the others, so that a new stream goes on where one broke; a sender that did not
-//! hear that its state was taken hears so from the member that has started from it.
+//! put in a place of its own. When it is whole the receiving node stops, and starts again from it: see [`super::staging`]. The
+//! receiver says which pieces it has stored, and the sender keeps the others, so that a new stream goes on where one broke; a
+//! sender that did not hear that its state was taken hears so from the member that has started from it.
 //!
 //! Sent are a beginning, then pieces, then an end with their checksum. Answered are how many pieces are here, at the beginning
 //! and with each piece, and that it is taken once this member has what is in it. One that has kept it and is about to start

@@ -12,14 +12,14 @@ use kelson_engine::{
     backend::{Batch, Space},
 };
 use tokio::{
-    io::{AsyncReadExt, DuplexStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     task::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::{
-    BEGIN, END, PIECE, REFUSED,
+    BEGIN, END, PIECE, READY, REFUSED, STORED,
     piece::{PIECE_SIZE, read},
     receiver::{OVERTAKEN, Receiving, receive},
     sender::{Ended, Outgoing, read_aside},
@@ -173,11 +173,20 @@ async fn a_state_that_is_kept_is_not_overwritten_before_the_member_starts_from_i
 #[tokio::test]
 async fn who_lost_what_it_had_gets_a_new_state() {
     let mut sending = outgoing(state());
-    let (near, far) = cut(3 * PIECE_SIZE as u64 + 1000);
-    let first = Receiver::default();
-    let _received = first.receive(far);
+    let (near, far) = duplex(64 << 10);
+    // Says that it has stored the first piece, and nothing more.
+    let first = tokio::spawn(async move {
+        let mut far = Frames::new(far);
+        assert_eq!(far.next().await.unwrap().unwrap().0, BEGIN);
+        frame::write(far.stream(), Frame::with(READY, &message::encode_number(0))).await.unwrap();
+        assert_eq!(far.next().await.unwrap().unwrap().0, PIECE);
+        frame::write(far.stream(), Frame::with(STORED, &message::encode_number(1))).await.unwrap();
+        far.stream().shutdown().await.unwrap();
+        while let Ok(Some(_)) = far.next().await {}
+    });
     assert!(sending.deliver(Frames::new(near), &head(1, 0)).await.is_err());
-    assert!(sending.stored > 0);
+    first.await.unwrap();
+    assert_eq!(sending.stored, 1);
     assert_eq!(Receiver::default().sends(&mut sending, &head(1, 0)).await.unwrap(), Ended::Forgotten);
 }
 

@@ -64,6 +64,9 @@ impl Batch {
 /// Receives one key and its value; `false` ends the scan.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, Error>;
 
+/// Bytes of what was read lately that a backend on disk may keep in memory.
+pub(crate) const READ_CACHE: usize = 128 << 20;
+
 /// Ordered, atomic storage. Writes come from one thread, reads from any.
 ///
 /// It has no log of its own: what was written since the last [`Backend::flush`] may be lost in a crash, but only as
@@ -84,6 +87,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Visits keys from `start` on in ascending order, up to `end` (exclusive; `None`: to the last).
     fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error>;
+
+    /// [`Backend::scan`] of what is worth keeping in memory: likely to be read again soon, and little enough to be there
+    /// still.
+    fn scan_again(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        self.scan(space, start, end, visit)
+    }
 
     /// Returns when everything written before the call would survive a crash.
     fn flush(&self) -> Result<(), Error>;

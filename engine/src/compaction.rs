@@ -54,6 +54,10 @@ impl Engine {
     /// Trims the index as far as the published compaction allows and adds deletions to the batch at hand. Those who
     /// still read an older snapshot below that revision find out that they were overtaken.
     pub(crate) fn compact_some(&mut self, step: Step) {
+        // Nothing was freed of what a compaction took away since a listing began, which has no way to find out.
+        if self.shared.holds.any_before(self.shared.snapshot.load().compacted) {
+            return;
+        }
         if let Some(compaction) = &mut self.compaction
             && self.dead.len() < step.records
         {

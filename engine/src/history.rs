@@ -18,6 +18,8 @@ pub(crate) enum Change {
     Put {
         at: Revision,
         lease: i64,
+        /// Bytes of the value.
+        length: u32,
     },
     Delete {
         at: Revision,
@@ -28,6 +30,7 @@ pub(crate) enum Change {
         create: i64,
         version: i64,
         lease: i64,
+        length: u32,
     },
 }
 
@@ -56,6 +59,8 @@ pub(crate) struct Newest {
     sub: u32,
     /// Number of older ones.
     older: u32,
+    /// Bytes of the value.
+    pub length: u32,
 }
 
 /// One key's history, as it lies in a leaf.
@@ -127,14 +132,14 @@ impl Newest {
     pub fn write(&mut self, older: Option<&Older>, change: Change) -> (Written, Option<Older>) {
         let before = self.is_live().then(|| Before { at: self.written().at, lease: self.lease });
         let grown = if self.main != 0 { self.push_older(older) } else { None };
-        let (at, create, version, lease) = match change {
-            Change::Put { at, lease } if before.is_some() => (at, self.create, self.version + 1, lease),
-            Change::Put { at, lease } => (at, at.main, 1, lease),
-            Change::Delete { at } => (at, 0, 0, 0),
-            Change::Load { at, create, version, lease } => (at, create, version, lease),
+        let (at, create, version, lease, length) = match change {
+            Change::Put { at, lease, length } if before.is_some() => (at, self.create, self.version + 1, lease, length),
+            Change::Put { at, lease, length } => (at, at.main, 1, lease, length),
+            Change::Delete { at } => (at, 0, 0, 0, 0),
+            Change::Load { at, create, version, lease, length } => (at, create, version, lease, length),
         };
         (self.main, self.sub) = (at.main, at.sub);
-        (self.create, self.version, self.lease) = (create, version, lease);
+        (self.create, self.version, self.lease, self.length) = (create, version, lease, length);
         (Written { create, version, before }, grown)
     }
 
@@ -299,25 +304,25 @@ mod tests {
 
     fn entry() -> Own {
         let mut entry = Own::default();
-        entry.write(Change::Put { at: at(2), lease: 0 });
-        entry.write(Change::Put { at: at(4), lease: 9 });
+        entry.write(Change::Put { at: at(2), lease: 0, length: 1 });
+        entry.write(Change::Put { at: at(4), lease: 9, length: 1 });
         entry.write(Change::Delete { at: at(6) });
-        entry.write(Change::Put { at: at(8), lease: 0 });
+        entry.write(Change::Put { at: at(8), lease: 0, length: 1 });
         entry
     }
 
     #[test]
     fn generations() {
         let mut entry = Own::default();
-        let first = entry.write(Change::Put { at: at(2), lease: 0 });
+        let first = entry.write(Change::Put { at: at(2), lease: 0, length: 1 });
         assert_eq!((first.create, first.version, first.before), (2, 1, None));
-        let second = entry.write(Change::Put { at: at(3), lease: 5 });
+        let second = entry.write(Change::Put { at: at(3), lease: 5, length: 1 });
         assert_eq!((second.create, second.version), (2, 2));
         assert_eq!(second.before, Some(Before { at: at(2), lease: 0 }));
         let gone = entry.write(Change::Delete { at: at(4) });
         assert_eq!(gone.before, Some(Before { at: at(3), lease: 5 }));
         assert!(!entry.is().is_live());
-        let again = entry.write(Change::Put { at: at(5), lease: 0 });
+        let again = entry.write(Change::Put { at: at(5), lease: 0, length: 1 });
         assert_eq!((again.create, again.version, again.before), (5, 1, None));
     }
 
@@ -332,7 +337,7 @@ mod tests {
         let mut writer = entry();
         let reader = writer.clone();
         for main in 9..30 {
-            writer.write(Change::Put { at: at(main), lease: 0 });
+            writer.write(Change::Put { at: at(main), lease: 0, length: 1 });
         }
         assert_eq!(reader.is().versions(), 4);
         assert_eq!(reader.is().visible(100), Some(at(8)));
@@ -345,7 +350,7 @@ mod tests {
     fn trimming_keeps_every_write_of_the_compacted_revision() {
         let mut entry = Own::default();
         for (main, sub) in [(2, 0), (4, 0), (4, 1), (5, 0)] {
-            entry.write(Change::Put { at: Revision { main, sub }, lease: 0 });
+            entry.write(Change::Put { at: Revision { main, sub }, lease: 0, length: 1 });
         }
         let mut dropped = Vec::new();
         assert!(!entry.trim(4, &mut dropped));

@@ -71,8 +71,8 @@ impl Importer {
         }
         let Write { at, create_revision, version, lease, .. } = *write;
         let change = match write.tombstone {
-            true => Change::Load { at, create: 0, version: 0, lease: 0 },
-            false => Change::Load { at, create: create_revision, version, lease },
+            true => Change::Load { at, create: 0, version: 0, lease: 0, length: 0 },
+            false => Change::Load { at, create: create_revision, version, lease, length: write.value.len() as u32 },
         };
         // What the key was before, and whether that is known: behind the compaction all is.
         let entry = self.tree.get(write.key).map(|entry| (entry.is_live(), entry.create, entry.version));

@@ -16,7 +16,7 @@ pub struct Index {
 impl Index {
     /// Records a put at a revision.
     pub fn put(&mut self, key: &[u8], revision: i64) {
-        self.tree.write(key, Change::Put { at: Revision { main: revision, sub: 0 }, lease: 0 });
+        self.tree.write(key, Change::Put { at: Revision { main: revision, sub: 0 }, lease: 0, length: 0 });
     }
 
     /// Brings near what puts to these keys will need.

@@ -30,6 +30,7 @@ mod import;
 pub mod index;
 mod interest;
 mod lease;
+mod listing;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod memory;
@@ -72,6 +73,7 @@ pub use export::{Export, Write};
 pub use hash::HashKv;
 pub use import::Importer;
 pub use lease::{LeaseInfo, LeaseTime, MAX_LEASE_TTL};
+pub use listing::{Head, Listing};
 pub use memory::MemoryBackend;
 pub use reader::Reader;
 pub use revision::{Applied, Revision};

@@ -369,6 +369,33 @@ fn loom_compaction_overtakes_a_watch() {
     });
 }
 
+/// A listing that begins while a compaction does, and is read while that goes on: it lacks nothing.
+#[test]
+fn loom_a_compaction_waits_for_listings() {
+    model(2, || {
+        let mut writer = Writer::new(8);
+        writer.put("a");
+        let reader = writer.engine.reader();
+        let writing = thread::spawn(move || {
+            writer.put("a");
+            writer.apply(Command::Compact { revision: 3 });
+            writer.engine.compaction_step().unwrap();
+        });
+        let request = RangeRequest::whole(all(), 0);
+        let listing = reader.listing(&request, 0, &|_, value| value).unwrap().unwrap();
+        let mut seen = 0;
+        listing
+            .read(&mut |head, _| {
+                seen = head.mod_revision;
+                true
+            })
+            .unwrap();
+        assert_eq!(seen, listing.revision);
+        drop(listing);
+        writing.join().unwrap();
+    });
+}
+
 /// One watcher leaves its group while another in it is woken.
 #[test]
 fn loom_a_neighbour_leaves_while_the_group_is_woken() {

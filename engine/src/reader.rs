@@ -6,6 +6,7 @@ use crate::auth::{Asker, Auth, AuthListener, Refusal};
 use crate::backend::Space;
 use crate::command::{Command, RangeRequest, RangeResponse, Txn};
 use crate::lease::{LeaseInfo, LeaseTime};
+use crate::listing::{Head, Listing};
 use crate::plant::{Bug, planted};
 use crate::range;
 use crate::snapshot::{Shared, Snapshot};
@@ -62,6 +63,21 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What [`Reader::range`] would answer, to be read while it is sent; `None` where it is not worth it, or not known
+    /// beforehand: see [`Listing::size`]. `size` tells the size of a key with a value of so many bytes, `least` from which
+    /// sum on it is worth it.
+    ///
+    /// # Errors
+    /// As [`Reader::range`].
+    pub fn listing(
+        &self,
+        request: &RangeRequest,
+        least: usize,
+        size: &dyn Fn(&Head, usize) -> usize,
+    ) -> Result<Option<Listing>, Error> {
+        Listing::new(&self.shared, request, least, size)
     }
 
     /// Starts a watch.

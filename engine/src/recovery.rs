@@ -15,6 +15,7 @@ use crate::events::Shelf;
 use crate::history::Change;
 use crate::interest::Interest;
 use crate::lease::LeaseTable;
+use crate::listing::Holds;
 use crate::record::Record;
 use crate::ring::RingWriter;
 use crate::size::Size;
@@ -85,6 +86,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: EngineOptions) -> Result<
     };
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
+        holds: Holds::default(),
         backend,
         cache: Cache::new(options.cache_bytes),
         ring: ring.reader(),
@@ -147,7 +149,8 @@ fn load_index(backend: &dyn Backend, state: State) -> Result<Tree, Error> {
         let at = Revision::from_bytes(key).ok_or_else(|| damaged("unreadable revision"))?;
         let record = Record::decode(value)?;
         let Record { create, version, lease, .. } = record;
-        tree.write(record.key, Change::Load { at, create, version, lease });
+        let length = record.value.len() as u32;
+        tree.write(record.key, Change::Load { at, create, version, lease, length });
         last = at.main;
         Ok(true)
     })?;

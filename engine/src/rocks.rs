@@ -13,7 +13,7 @@ use rocksdb::{
     DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use crate::backend::{Backend, Batch, Space, SpaceKey, Visit};
+use crate::backend::{Backend, Batch, READ_CACHE, Space, SpaceKey, Visit};
 use crate::{Error, backend};
 
 /// Memory for writes that are not yet on disk: this much being filled and as much again being written out.
@@ -21,8 +21,6 @@ const WRITE_BUFFER: usize = 16 << 20;
 const WRITE_BUFFERS: i32 = 3;
 /// What a memtable grows by; small, so that the size of a small store is told rightly.
 const ARENA_BLOCK: usize = 64 << 10;
-/// Uncompressed blocks kept for reads.
-const BLOCK_CACHE: usize = 32 << 20;
 const BLOCK: usize = 16 << 10;
 const BACKGROUND_JOBS: i32 = 2;
 const OPEN_FILES: i32 = 512;
@@ -88,6 +86,30 @@ impl RocksBackend {
         self.db.cf_handle(space.name()).ok_or_else(|| self.failed(format!("no column family {}", space.name())))
     }
 
+    fn read_on(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        fill_cache: bool,
+        visit: Visit,
+    ) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(fill_cache);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.failed(error))
+    }
+
     /// All of them, in the order of [`Space::ALL`].
     fn families(&self) -> Result<[&ColumnFamily; Space::ALL.len()], Error> {
         Ok([self.family(Space::Meta)?, self.family(Space::Revisions)?, self.family(Space::Leases)?])
@@ -139,7 +161,8 @@ fn family_options(space: Space) -> Options {
     let mut options = Options::default();
     match space {
         Space::Revisions => {
-            blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+            // Without a lock, and with room for a block a little larger than its size.
+            blocks.set_block_cache(&Cache::new_hyper_clock_cache(READ_CACHE, BLOCK));
             options.set_write_buffer_size(WRITE_BUFFER);
         }
         // These share the small default cache: meta is one block, leases are read once.
@@ -187,21 +210,12 @@ impl Backend for RocksBackend {
     }
 
     fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        // A scan reads each block once: it must not push out what point reads keep coming back to.
-        options.fill_cache(false);
-        if let Some(end) = end {
-            options.set_iterate_upper_bound(end);
-        }
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
-        iterator.seek(start);
-        while let Some((key, value)) = iterator.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(|error| self.failed(error))
+        // Each block is read once: it must not push out what others keep coming back to.
+        self.read_on(space, start, end, false, visit)
+    }
+
+    fn scan_again(&self, space: Space, start: &[u8], end: Option<&[u8]>, visit: Visit) -> Result<(), Error> {
+        self.read_on(space, start, end, true, visit)
     }
 
     fn flush(&self) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::events::Shelf;
 use crate::interest::Interest;
 use crate::lease::LeaseTable;
+use crate::listing::Holds;
 use crate::ring::Ring;
 use crate::size::Size;
 use crate::sync::ArcSwap;
@@ -38,6 +39,7 @@ pub(crate) struct Snapshot {
 /// Shared by the writer, readers and watchers.
 pub(crate) struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
+    pub holds: Holds,
     pub backend: Arc<dyn Backend>,
     pub cache: Cache,
     pub ring: Ring,
@@ -60,19 +62,22 @@ pub(crate) trait Records {
     fn records(&self, at: &[Revision]) -> Result<Vec<Option<Bytes>>, Error>;
 }
 
+/// Where records are to be read on rather than looked up, `at` ascending: from the one key to the other, and after how many
+/// to give up, where transactions were so large that most of what is read is of no use.
+pub(crate) fn lie_together(at: &[Revision]) -> Option<([u8; Revision::BYTES], [u8; Revision::BYTES], usize)> {
+    let [first, .., last] = at else { return None };
+    let near = at.len() >= SCAN_FROM && last.main - first.main <= (at.len() * SCAN_WASTE) as i64;
+    let end = Revision { main: last.main, sub: last.sub.saturating_add(1) };
+    near.then(|| (first.to_bytes(), end.to_bytes(), at.len() * (SCAN_WASTE + 1)))
+}
+
 impl Shared {
     /// Records from the backend; `at` ascends. Writes of one time lie together, so much of what a large range holds is
     /// often found by reading on rather than by lookups.
     fn fetch(&self, at: &[Revision]) -> Result<Vec<Option<Bytes>>, Error> {
         let mut found = Vec::with_capacity(at.len());
-        if let [first, .., last] = at
-            && at.len() >= SCAN_FROM
-            && last.main - first.main <= (at.len() * SCAN_WASTE) as i64
-        {
-            let mut left = at.len() * (SCAN_WASTE + 1);
-            let end = Revision { main: last.main, sub: last.sub.saturating_add(1) };
-            self.backend.scan(Space::Revisions, &first.to_bytes(), Some(&end.to_bytes()), &mut |key, value| {
-                // Gives up where transactions were so large that most of what it reads is of no use.
+        if let Some((start, end, mut left)) = lie_together(at) {
+            self.backend.scan(Space::Revisions, &start, Some(&end), &mut |key, value| {
                 left -= 1;
                 let here = Revision::from_bytes(key).ok_or_else(|| Error::Storage("damaged revision key".into()))?;
                 while at.get(found.len()).is_some_and(|at| *at < here) {

@@ -147,7 +147,7 @@ impl Engine {
         let value = if put.ignore_value { kept.unwrap_or_default() } else { put.value.clone() };
 
         let at = self.next();
-        let written = self.tree.write(&put.key, Change::Put { at, lease });
+        let written = self.tree.write(&put.key, Change::Put { at, lease, length: value.len() as u32 });
         let before = written.before.map_or(0, |before| before.lease);
         if before != lease {
             if before != 0 {

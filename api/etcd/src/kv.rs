@@ -21,7 +21,8 @@ use tonic::{Request, Response, Status};
 use crate::auth::{Caller, Permit};
 use crate::body::OwnBody;
 use crate::context::Context;
-use crate::large::{Large, Room};
+use crate::large::{self, Large, Ranged};
+use crate::reads::Found;
 use crate::{convert, quota, read_txn, refusal, tally, validate};
 
 /// Keys in the first chunk of a range stream; doubled or halved from there to come near a request's size.
@@ -59,11 +60,6 @@ impl KvService {
         self.context.reads.barrier().await.map_err(|error| refusal::of_raft(&error))
     }
 
-    /// Bounds large answers on their way.
-    pub(crate) fn room(&self) -> &Room {
-        &self.context.room
-    }
-
     /// Answers a range that has to wait for nothing and nobody, as most do: one key or a few, read on the member that
     /// leads alone, by a caller who need not be known. The request comes back where it has to wait.
     pub(crate) fn range_now(&self, request: RangeRequest) -> ControlFlow<Result<RangeResponse, Status>, RangeRequest> {
@@ -86,16 +82,28 @@ impl KvService {
         ControlFlow::Break(answer)
     }
 
-    pub(crate) async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
+    pub(crate) async fn do_range(&self, caller: &Caller, request: RangeRequest) -> Result<Ranged, Status> {
         validate::range(&request)?;
         self.barrier(request.serializable).await?;
         let read = convert::range(request)?;
         let permit = self.context.permit_read(caller, &read.range).await?;
-        let answer = self.context.reads.local(read).await;
-        let (revision, answer) = answer.map_err(|error| refusal::of_raft(&error))?;
+        let Context { reads, room, metrics, .. } = &*self.context;
+        let found = reads.listed_or_read(read, large::LARGE, large::size).await;
+        let found = found.map_err(|error| refusal::of_raft(&error))?;
         self.context.still(permit)?;
-        self.context.metrics.counters().ranges.fetch_add(1, Relaxed);
-        Ok(convert::range_response(self.context.header(revision), answer))
+        metrics.counters().ranges.fetch_add(1, Relaxed);
+        match found {
+            Found::Read(revision, answer) => {
+                let answer = convert::range_response(self.context.header(revision), answer);
+                Large::of(answer, room).await
+            }
+            Found::Listed(listing) => {
+                let header = self.context.header(listing.revision);
+                let (large, read) = Large::read(listing, header, room).await?;
+                reads.begin(read).await.map_err(|error| refusal::of_raft(&error))?;
+                Ok(Ranged::Large(large))
+            }
+        }
     }
 
     /// Begins a write that need not wait for anything before it is proposed: where the member leads alone, nobody has to be
@@ -315,13 +323,14 @@ pub(crate) fn mismatch(outcome: &Outcome) -> Status {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.context.require_leader(request.metadata())?;
-        let mut answer = self.do_range(&Caller::of(&request), request.into_inner()).await?;
-        let large = Large::take(&mut answer, &self.context.room).await?;
-        let mut response = Response::new(answer);
-        if let Some(large) = large {
-            OwnBody::attach(&mut response, Body::new(large));
+        match self.do_range(&Caller::of(&request), request.into_inner()).await? {
+            Ranged::Small(answer) => Ok(Response::new(answer)),
+            Ranged::Large(large) => {
+                let mut response = Response::new(RangeResponse::default());
+                OwnBody::attach(&mut response, Body::new(large));
+                Ok(response)
+            }
         }
-        Ok(response)
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;

@@ -1,12 +1,16 @@
 //! Reads that do not stand in anybody's way.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use kelson_engine::Reader;
 use kelson_engine::command::{RangeRequest, RangeResponse, SortOrder, SortTarget};
+use kelson_engine::{Head, Listing, Reader};
 use kelson_raft::{Error, Node};
-use tokio::sync::Semaphore;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use crate::histogram::{self, Histogram};
 
@@ -17,6 +21,27 @@ const SLOW: Duration = Duration::from_millis(500);
 /// requests beside it.
 const SMALL: i64 = 200;
 
+/// How far threads that read much stand back: a tenth of a core is theirs beside one other.
+const NICENESS: i32 = 10;
+
+/// Threads that read much, of the whole process. Whoever asks for much waits for it anyhow, and should not keep a core from
+/// who asks for little.
+static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    let stand_back = || {
+        // Where it may not be done it is not: it only spares others.
+        let _ = rustix::process::nice(NICENESS);
+    };
+    Builder::new_current_thread().thread_name("kelson-read").on_thread_start(stand_back).build()
+});
+
+/// Has something done by one of these threads.
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    match &*THREADS {
+        Ok(threads) => threads.spawn_blocking(work),
+        Err(_) => tokio::task::spawn_blocking(work),
+    }
+}
+
 /// Reads on a node; large ones one by one on threads of their own, a bounded number at a time.
 pub(crate) struct Reads {
     node: Node,
@@ -26,7 +51,15 @@ pub(crate) struct Reads {
     pub(crate) slow: AtomicU64,
     /// Times of the reads that failed, and of those that did not.
     pub(crate) took: [Histogram; 2],
-    large: Semaphore,
+    large: Arc<Semaphore>,
+}
+
+/// What came of [`Reads::listed_or_read`].
+pub(crate) enum Found {
+    /// The answer, at the store's revision.
+    Read(i64, RangeResponse),
+    /// One that is to be read while it is sent.
+    Listed(Listing),
 }
 
 impl Reads {
@@ -38,7 +71,7 @@ impl Reads {
             failed: AtomicU64::default(),
             slow: AtomicU64::default(),
             took: [(); 2].map(|()| Histogram::new(&histogram::RANGE)),
-            large: Semaphore::new(most),
+            large: Arc::new(Semaphore::new(most)),
         }
     }
 
@@ -85,13 +118,27 @@ impl Reads {
         if is_small(&request) {
             return Ok(self.node.reader().range(&request)?);
         }
-        // Held while the thread reads; it is never closed.
-        let _permit = self.large.acquire().await.map_err(|_| Error::Stopped)?;
-        let node = self.node.clone();
-        match tokio::task::spawn_blocking(move || node.reader().range(&request)).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(Error::Stopped),
+        self.whole(move |reader| Ok(reader.range(&request)?)).await
+    }
+
+    /// [`Reads::local`], but for what is worth reading while it is sent: see [`Reader::listing`].
+    pub(crate) async fn listed_or_read(
+        &self,
+        request: RangeRequest,
+        least: usize,
+        size: fn(&Head, usize) -> usize,
+    ) -> Result<Found, Error> {
+        if is_small(&request) {
+            return self.local(request).await.map(|(revision, answer)| Found::Read(revision, answer));
         }
+        let start = Instant::now();
+        let read = move |reader: &Reader| match reader.listing(&request, least, &size)? {
+            Some(listing) => Ok(Found::Listed(listing)),
+            None => reader.range(&request).map(|(revision, answer)| Found::Read(revision, answer)).map_err(Error::from),
+        };
+        let answer = self.whole(read).await;
+        self.took[usize::from(answer.is_ok())].took(start.elapsed());
+        answer
     }
 
     /// A read of everything there is, by whatever means.
@@ -100,9 +147,25 @@ impl Reads {
         T: Send + 'static,
         F: FnOnce(&Reader) -> Result<T, Error> + Send + 'static,
     {
-        let _permit = self.large.acquire().await.map_err(|_| Error::Stopped)?;
         let node = self.node.clone();
-        tokio::task::spawn_blocking(move || read(node.reader())).await.unwrap_or(Err(Error::Stopped))
+        let _turn = self.turn().await?;
+        aside(move || read(node.reader())).await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Begins a read that nobody waits for here.
+    pub(crate) async fn begin(&self, read: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let turn = self.turn().await?;
+        aside(move || {
+            read();
+            drop(turn);
+        });
+        Ok(())
+    }
+
+    /// The right to read much, to be held while that lasts.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        // It is never closed.
+        self.large.clone().acquire_owned().await.map_err(|_| Error::Stopped)
     }
 
     /// Large reads under way.

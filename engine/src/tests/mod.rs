@@ -8,6 +8,7 @@ mod export;
 mod fanout;
 mod hash;
 mod lease;
+mod listing;
 mod observed;
 mod range;
 mod readers;

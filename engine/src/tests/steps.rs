@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use crate::command::*;
 use crate::model::Model;
-use crate::{Applied, Engine, EngineOptions, Event, EventKind, MemoryBackend, WatchPoll, WatchSpec, Watcher};
+use crate::{
+    Applied, Engine, EngineOptions, Error, Event, EventKind, MemoryBackend, Reader, WatchPoll, WatchSpec, Watcher,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -126,16 +128,48 @@ pub(crate) fn everything(revision: i64) -> RangeRequest {
     RangeRequest::whole(KeyRange { start: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") }, revision)
 }
 
+/// Holds a listing, where the request is for one, against the answer that is read at once.
+fn check_listing(reader: &Reader, request: &RangeRequest, expected: &Result<(i64, RangeResponse), Error>) -> bool {
+    let listing = match (reader.listing(request, 0, &|head, value| head.key.len() + value), expected) {
+        (Ok(Some(listing)), _) => listing,
+        (Ok(None), _) => return false,
+        (Err(error), expected) => {
+            assert_eq!(Err(error), *expected, "{request:?}");
+            return false;
+        }
+    };
+    let (mut kvs, mut size) = (Vec::new(), 0);
+    let read = listing.read(&mut |head, value| {
+        size += head.key.len() + value.len();
+        kvs.push(KeyValue {
+            key: Bytes::copy_from_slice(head.key),
+            value: Bytes::copy_from_slice(value),
+            create_revision: head.create_revision,
+            mod_revision: head.mod_revision,
+            version: head.version,
+            lease: head.lease,
+        });
+        true
+    });
+    let answer = read.map(|()| (listing.revision, RangeResponse { kvs, more: listing.more, count: listing.count }));
+    assert_eq!(answer, *expected, "{request:?}");
+    assert_eq!(size, listing.size, "{request:?}");
+    true
+}
+
 fn check_reads(engine: &Engine, model: &Model, requests: &[RangeRequest]) {
     let reader = engine.reader();
     for request in requests {
         let expected = model.range(request).map(|response| (model.revision, response));
         assert_eq!(reader.range(request), expected, "{request:?}");
+        check_listing(&reader, request, &expected);
     }
     for revision in model.compacted.max(1)..=model.revision {
         let everything = everything(revision);
         let expected = model.range(&everything).map(|response| (model.revision, response));
         assert_eq!(reader.range(&everything), expected, "everything at {revision}");
+        let listed = check_listing(&reader, &everything, &expected);
+        assert!(listed || revision < model.revision, "all of the newest revision is known");
     }
     let leases: Vec<_> = reader.leases().map(|lease| (lease.id, (lease.ttl, lease.remaining))).collect();
     assert_eq!(leases, model.leases.clone().into_iter().collect::<Vec<_>>());

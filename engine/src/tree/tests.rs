@@ -49,7 +49,7 @@ fn any_keys_can_be_brought_near_in_any_tree() {
         let mut tree = Tree::default();
         for number in 0..keys {
             let at = Revision { main: i64::from(number) + 2, sub: 0 };
-            tree.write(&key(number), Change::Put { at, lease: 0 });
+            tree.write(&key(number), Change::Put { at, lease: 0, length: 0 });
         }
         let wanted: Vec<Vec<u8>> = (0..500).step_by(7).map(key).chain([Vec::new(), vec![0xff; 100]]).collect();
         for count in [0, 1, 16, 17, wanted.len()] {
@@ -109,7 +109,7 @@ proptest! {
             match step {
                 Step::Put(number) => {
                     revision += 1;
-                    tree.write(&key(number), Change::Put { at: Revision { main: revision, sub: 0 }, lease: 0 });
+                    tree.write(&key(number), Change::Put { at: Revision { main: revision, sub: 0 }, lease: 0, length: 0 });
                     model.entry(key(number)).or_default().push((revision, true));
                 }
                 Step::Delete(number) => {
@@ -164,7 +164,7 @@ proptest! {
 fn ascending_keys_fill_their_leaves() {
     let mut tree = Tree::default();
     for number in 0..1000u32 {
-        let change = Change::Put { at: Revision { main: i64::from(number) + 2, sub: 0 }, lease: 0 };
+        let change = Change::Put { at: Revision { main: i64::from(number) + 2, sub: 0 }, lease: 0, length: 0 };
         tree.write(format!("{number:06}").as_bytes(), change);
     }
     fn leaves(node: &Node) -> usize {
@@ -181,7 +181,7 @@ fn huge_keys_do_not_share_a_node() {
     let mut tree = Tree::default();
     for number in 0..20u8 {
         let key = vec![number; 100 << 10];
-        tree.write(&key, Change::Put { at: Revision { main: i64::from(number) + 2, sub: 0 }, lease: 0 });
+        tree.write(&key, Change::Put { at: Revision { main: i64::from(number) + 2, sub: 0 }, lease: 0, length: 0 });
     }
     fn heaviest(node: &Node) -> usize {
         match node {

@@ -26,7 +26,7 @@ use super::{MAX_OWED, MAX_PARTIAL, STREAM_WINDOW};
 use crate::auth::Caller;
 use crate::call::Source;
 use crate::kv::{Begun, KvService};
-use crate::large::Large;
+use crate::large::Ranged;
 use crate::listener::Serves;
 use crate::{deadline, metrics, refusal};
 
@@ -369,10 +369,8 @@ async fn range(
     caller: Caller,
     request: kelson_wire::pb::etcdserverpb::RangeRequest,
 ) -> Result<Reply, Status> {
-    let mut answer = kv.do_range(&caller, request).await?;
-    let large = Large::take(&mut answer, kv.room()).await?;
-    Ok(match large {
-        Some(large) => Reply::Body(Answer::new(large)),
-        None => reply::range(answer),
+    Ok(match kv.do_range(&caller, request).await? {
+        Ranged::Small(answer) => reply::range(answer),
+        Ranged::Large(large) => Reply::Body(Answer::new(large)),
     })
 }

@@ -201,14 +201,25 @@ async fn a_large_range_arrives_whole() {
         let value = vec![i as u8; 100_000 + i];
         kv.put(PutRequest { key: format!("k{i:03}").into(), value: value.into(), ..Default::default() }).await.unwrap();
     }
-    let all = RangeRequest { range_end: "l".into(), ..key("k") };
-    let answer = within("the range", kv.range(all)).await.unwrap().into_inner();
-    assert_eq!((answer.count, answer.kvs.len(), answer.more), (KEYS as i64, KEYS, false));
-    assert_eq!(answer.header.unwrap().revision, KEYS as i64 + 1);
-    for (i, kv) in answer.kvs.iter().enumerate() {
-        assert_eq!((&kv.key[..], kv.value.len()), (format!("k{i:03}").as_bytes(), 100_000 + i));
-        assert!(kv.value.iter().all(|byte| *byte == i as u8));
-    }
+    let filled = KEYS as i64 + 1;
+    let check = async |kv: &mut KvClient<_>, request: RangeRequest, expected: Vec<usize>, revision| {
+        let answer = within("the range", kv.range(request)).await.unwrap().into_inner();
+        let more = expected.len() < KEYS;
+        assert_eq!((answer.count, answer.kvs.len(), answer.more), (KEYS as i64, expected.len(), more));
+        assert_eq!(answer.header.unwrap().revision, revision);
+        for (i, kv) in expected.into_iter().zip(&answer.kvs) {
+            assert_eq!((&kv.key[..], kv.value.len()), (format!("k{i:03}").as_bytes(), 100_000 + i));
+            assert!(kv.value.iter().all(|byte| *byte == i as u8));
+        }
+    };
+    let all = || RangeRequest { range_end: "l".into(), ..key("k") };
+    check(&mut kv, all(), (0..KEYS).collect(), filled).await;
+    check(&mut kv, RangeRequest { limit: 150, ..all() }, (0..150).collect(), filled).await;
+    // Of these it is not known beforehand how large they are.
+    let descending = RangeRequest { sort_order: 2, ..all() };
+    check(&mut kv, descending, (0..KEYS).rev().collect(), filled).await;
+    kv.put(PutRequest { key: "k000".into(), ..Default::default() }).await.unwrap();
+    check(&mut kv, RangeRequest { revision: filled, ..all() }, (0..KEYS).collect(), filled + 1).await;
     server.stop().await;
 }
 

@@ -40,6 +40,14 @@ impl Assembly {
 
     /// The next part of the body.
     pub fn push(&mut self, part: Bytes) {
+        if let Keep::Tail(length) = self.keep
+            && part.len() >= length
+        {
+            // Nothing of what came before it is wanted, and nothing of it is copied.
+            self.first = part.slice(part.len() - length..);
+            self.rest.clear();
+            return;
+        }
         if self.first.is_empty() && self.rest.is_empty() {
             // Most answers come in one part, which is passed on as it is.
             self.first = part;

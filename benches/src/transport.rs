@@ -21,8 +21,6 @@ use crate::error::Error;
 /// of a hundred megabytes is measured and not the round trips of its flow control.
 const STREAM_WINDOW: u32 = 64 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 30;
-/// Largest frame that the server may send.
-const FRAME: usize = 1 << 20;
 /// The buffer that is read into.
 const READ: usize = 256 << 10;
 /// The number of the newest entry of the server's table of headers.
@@ -91,7 +89,6 @@ impl Transport {
         let settings = [
             (setting::ENABLE_PUSH, 0),
             (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-            (setting::MAX_FRAME_SIZE, FRAME as u32),
         ];
         frame::settings(&settings, &mut out);
         let more = CONNECTION_WINDOW - DEFAULT_WINDOW;
@@ -409,20 +406,19 @@ struct Driver {
 
 impl Driver {
     fn drive(&mut self, state: &mut State, task: &mut Context<'_>) -> Poll<Lost> {
-        loop {
-            self.input.reserve(READ);
-            match pin!(self.socket.read_buf(&mut self.input)).poll(task) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Lost("the server has closed the connection".into())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Lost(error.to_string())),
-                Poll::Pending => break,
-                Poll::Ready(Ok(_)) => {}
-            }
-            while let Some(head) = Head::read(&self.input).filter(|head| self.input.len() >= HEAD + head.length) {
-                let mut payload = self.input.split_to(HEAD + head.length);
-                payload.advance(HEAD);
-                if let Err(lost) = state.hear(head, payload) {
-                    return Poll::Ready(lost);
-                }
+        self.input.reserve(READ);
+        match pin!(self.socket.read_buf(&mut self.input)).poll(task) {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Lost("the server has closed the connection".into())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Lost(error.to_string())),
+            Poll::Pending => {}
+            // More may have come. Those that this is for have their turn first, and the buffer is free again then.
+            Poll::Ready(Ok(_)) => task.waker().wake_by_ref(),
+        }
+        while let Some(head) = Head::read(&self.input).filter(|head| self.input.len() >= HEAD + head.length) {
+            let mut payload = self.input.split_to(HEAD + head.length);
+            payload.advance(HEAD);
+            if let Err(lost) = state.hear(head, payload) {
+                return Poll::Ready(lost);
             }
         }
         // Who writes from now on is to wake this task.

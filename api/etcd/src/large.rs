@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use crossbeam_queue::ArrayQueue;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use kelson_engine::Listing;
@@ -29,6 +30,8 @@ use crate::refusal;
 pub(crate) const LARGE: usize = 1 << 20;
 /// Bytes that are encoded at a time.
 const CHUNK: usize = 256 << 10;
+/// Pieces of one answer that are kept to be used again.
+const SPARES: usize = 4;
 /// Bytes that one permit stands for.
 const UNIT: usize = 1 << 10;
 /// The largest message that Go's gRPC library sends, or can receive.
@@ -141,21 +144,48 @@ impl Large {
 
 /// Reads and encodes the keys of an answer, until nobody wants them any more.
 fn encode(listing: &Listing, pieces: &UnboundedSender<Result<Bytes, Status>>) {
-    let mut piece = Vec::with_capacity(CHUNK + (CHUNK >> 2));
+    let spares = Arc::new(ArrayQueue::new(SPARES));
+    let mut piece = Piece::new(&spares);
     let read = listing.read(&mut |head, value| {
-        line::encode(head, value, &mut piece);
-        let full = piece.len() >= CHUNK;
-        !full || pieces.send(Ok(take_piece(&mut piece))).is_ok()
+        line::encode(head, value, &mut piece.bytes);
+        if piece.bytes.len() < CHUNK {
+            return true;
+        }
+        let full = std::mem::replace(&mut piece, Piece::new(&spares));
+        pieces.send(Ok(Bytes::from_owner(full))).is_ok()
     });
     // Who has gone does not mind.
     let _ = match read {
-        Ok(()) => pieces.send(Ok(piece.into())),
+        Ok(()) => pieces.send(Ok(Bytes::from_owner(piece))),
         Err(error) => pieces.send(Err(refusal::of_engine(&error))),
     };
 }
 
-fn take_piece(piece: &mut Vec<u8>) -> Bytes {
-    std::mem::replace(piece, Vec::with_capacity(CHUNK + (CHUNK >> 2))).into()
+/// A piece of an answer, whose memory is used again once it is sent: memory that is new costs more than what is put there.
+struct Piece {
+    bytes: Vec<u8>,
+    spares: Arc<ArrayQueue<Vec<u8>>>,
+}
+
+impl Piece {
+    fn new(spares: &Arc<ArrayQueue<Vec<u8>>>) -> Self {
+        let bytes = spares.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK + (CHUNK >> 2)));
+        Self { bytes, spares: spares.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.bytes.clear();
+        // Who has no room for it has enough of them.
+        let _ = self.spares.push(std::mem::take(&mut self.bytes));
+    }
 }
 
 /// What is said where the keys are not as many as was promised.

@@ -86,10 +86,7 @@ impl Transport {
     /// Speaks on a socket; a task of the present runtime drives it.
     pub(crate) fn start(socket: TcpStream) -> Transport {
         let mut out = PREFACE.to_vec();
-        let settings = [
-            (setting::ENABLE_PUSH, 0),
-            (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-        ];
+        let settings = [(setting::ENABLE_PUSH, 0), (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW)];
         frame::settings(&settings, &mut out);
         let more = CONNECTION_WINDOW - DEFAULT_WINDOW;
         frame::short(kind::WINDOW_UPDATE, 0, 0, more.to_be_bytes(), &mut out);

@@ -21,8 +21,9 @@ const SLOW: Duration = Duration::from_millis(500);
 /// requests beside it.
 const SMALL: i64 = 200;
 
-/// How far threads that read much stand back: a tenth of a core is theirs beside one other.
-const NICENESS: i32 = 10;
+/// How far threads that read much stand back: a quarter of a core is theirs beside one other. Any further, and the system takes
+/// them for so light that it puts them where there is no room.
+const NICENESS: i32 = 5;
 
 /// Threads that read much, of the whole process. Whoever asks for much waits for it anyhow, and should not keep a core from
 /// who asks for little.

@@ -2,7 +2,8 @@
 //! of which no more than a few lie in memory at a time.
 //!
 //! What is read one by one must still be there when its turn comes, and a compaction that was asked for meanwhile would take
-//! it away. It waits for those that began before it, a time that is bounded by the disk: nothing here waits for a client.
+//! it away. It waits for those that began before it, as long as they take to read: who sends what was read to a client keeps
+//! no listing for that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -21,9 +21,6 @@ use crate::{Error, Revision};
 const SCAN: usize = 8 * FETCH_CHUNK;
 /// A listing up to this size is worth keeping in memory; of a larger one the beginning would be gone before its end is read.
 const KEEP_UPTO: usize = READ_CACHE / 8 * 7;
-/// Bytes that are asked for ahead, at most, and those that come at a time.
-const FETCH_BEHIND: usize = 2 << 10;
-const LINE: usize = 64;
 /// Bytes that are looked up at once where they do not lie together, about.
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -189,7 +186,6 @@ impl Listing {
             left -= 1;
             let here = Revision::from_bytes(key).ok_or_else(|| Error::Storage("damaged revision key".into()))?;
             if rows.get(done) == Some(&here) {
-                fetch_behind(record);
                 wanted = give(here, record)?;
                 done += 1;
             }
@@ -203,21 +199,6 @@ impl Listing {
         Ok(wanted.then_some(done))
     }
 }
-
-/// Asks for as much memory behind a record as it takes itself, about: the next one most likely lies there, and would have to
-/// be waited for.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-fn fetch_behind(record: &[u8]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    let behind = record.as_ptr_range().end;
-    for offset in (0..record.len().min(FETCH_BEHIND)).step_by(LINE) {
-        // SAFETY: a hint, which may be given of any address, also of one where there is nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(behind.wrapping_add(offset).cast()) };
-    }
-}
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-fn fetch_behind(_: &[u8]) {}
 
 fn missing(at: Revision) -> Error {
     Error::Storage(format!("the record of revision {}, write {} is missing", at.main, at.sub))

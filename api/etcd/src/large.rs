@@ -101,7 +101,7 @@ impl Large {
         listing: Listing,
         header: Option<ResponseHeader>,
         room: &Room,
-    ) -> Result<(Self, impl FnOnce() + Send + 'static), Status> {
+    ) -> Result<(Self, impl FnOnce() -> bool + Send + 'static), Status> {
         let rest = RangeResponse { header, more: listing.more, count: listing.count, kvs: Vec::new() };
         let (sender, pieces) = unbounded_channel();
         let kvs = Kvs::Coming { pieces, left: listing.size };
@@ -142,8 +142,8 @@ impl Large {
     }
 }
 
-/// Reads and encodes the keys of an answer, until nobody wants them any more.
-fn encode(listing: &Listing, pieces: &UnboundedSender<Result<Bytes, Status>>) {
+/// Reads and encodes the keys of an answer, until nobody wants them any more; whether they could be read.
+fn encode(listing: &Listing, pieces: &UnboundedSender<Result<Bytes, Status>>) -> bool {
     let spares = Arc::new(ArrayQueue::new(SPARES));
     let mut piece = Piece::new(&spares);
     let read = listing.read(&mut |head, value| {
@@ -154,11 +154,13 @@ fn encode(listing: &Listing, pieces: &UnboundedSender<Result<Bytes, Status>>) {
         let full = std::mem::replace(&mut piece, Piece::new(&spares));
         pieces.send(Ok(Bytes::from_owner(full))).is_ok()
     });
+    let done = read.is_ok();
     // Who has gone does not mind.
     let _ = match read {
         Ok(()) => pieces.send(Ok(Bytes::from_owner(piece))),
         Err(error) => pieces.send(Err(refusal::of_engine(&error))),
     };
+    done
 }
 
 /// A piece of an answer, whose memory is used again once it is sent: memory that is new costs more than what is put there.
@@ -317,7 +319,7 @@ mod tests {
             let (largest, sent) = told(body).await.unwrap();
             assert!(largest <= CHUNK + size + 64, "pieces of {largest} bytes");
             assert_eq!(sent, whole);
-            reading.await.unwrap();
+            assert!(reading.await.unwrap());
         }
     }
 
@@ -330,7 +332,7 @@ mod tests {
         batch.delete(Space::Revisions, &Revision { main: 900, sub: 0 }.to_bytes());
         backend.write(batch).unwrap();
         let (body, read) = Large::read(listing, whole.header, &room).await.unwrap();
-        read();
+        assert!(!read());
         let error = told(body).await.err().unwrap();
         assert_eq!(error.code(), tonic::Code::DataLoss, "{error}");
         // Nor does one that nobody reads seem to be whole.

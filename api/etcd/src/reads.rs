@@ -21,6 +21,9 @@ const SLOW: Duration = Duration::from_millis(500);
 /// requests beside it.
 const SMALL: i64 = 200;
 
+/// Keys of a page: an answer with no more is seldom so large that it is worth finding out before it is read.
+const PAGE: i64 = 1000;
+
 /// How far threads that read much stand back: a quarter of a core is theirs beside one other. Any further, and the system takes
 /// them for so light that it puts them where there is no room.
 const NICENESS: i32 = 5;
@@ -51,7 +54,7 @@ pub(crate) struct Reads {
     pub(crate) failed: AtomicU64,
     pub(crate) slow: AtomicU64,
     /// Times of the reads that failed, and of those that did not.
-    pub(crate) took: [Histogram; 2],
+    pub(crate) took: Arc<[Histogram; 2]>,
     large: Arc<Semaphore>,
 }
 
@@ -71,7 +74,7 @@ impl Reads {
             most,
             failed: AtomicU64::default(),
             slow: AtomicU64::default(),
-            took: [(); 2].map(|()| Histogram::new(&histogram::RANGE)),
+            took: Arc::new([(); 2].map(|()| Histogram::new(&histogram::RANGE))),
             large: Arc::new(Semaphore::new(most)),
         }
     }
@@ -129,7 +132,7 @@ impl Reads {
         least: usize,
         size: fn(&Head, usize) -> usize,
     ) -> Result<Found, Error> {
-        if is_small(&request) {
+        if is_small(&request) || (1..=PAGE).contains(&request.limit) {
             return self.local(request).await.map(|(revision, answer)| Found::Read(revision, answer));
         }
         let start = Instant::now();
@@ -138,7 +141,10 @@ impl Reads {
             None => reader.range(&request).map(|(revision, answer)| Found::Read(revision, answer)).map_err(Error::from),
         };
         let answer = self.whole(read).await;
-        self.took[usize::from(answer.is_ok())].took(start.elapsed());
+        // The read of a listing is still to come.
+        if !matches!(answer, Ok(Found::Listed(_))) {
+            self.took[usize::from(answer.is_ok())].took(start.elapsed());
+        }
         answer
     }
 
@@ -153,11 +159,12 @@ impl Reads {
         aside(move || read(node.reader())).await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// Begins a read that nobody waits for here.
-    pub(crate) async fn begin(&self, read: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let turn = self.turn().await?;
+    /// Begins a read that nobody waits for here; it tells whether it succeeds.
+    pub(crate) async fn begin(&self, read: impl FnOnce() -> bool + Send + 'static) -> Result<(), Error> {
+        let (turn, took) = (self.turn().await?, self.took.clone());
         aside(move || {
-            read();
+            let start = Instant::now();
+            took[usize::from(read())].took(start.elapsed());
             drop(turn);
         });
         Ok(())
